@@ -1,0 +1,1 @@
+"""From audio files to augmented batches of features: corpus, shards, front end, augmentation, tf.data."""

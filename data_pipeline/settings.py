@@ -1,0 +1,125 @@
+"""Settings of the data: which clips, which features, which augmentation. One class a section of an experiment's YAML."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Milliseconds = Annotated[float, Field(gt=0)]
+Range = tuple[float, float]
+
+
+class Settings(BaseModel):
+    """Base of all sections: unknown keys are errors, values can't be changed after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class CorpusSettings(Settings):
+    """Where the clips are, and what becomes of them."""
+
+    path: Path
+    """A folder with a sub-folder a word, or a CSV manifest (`path,label|text,speaker,split`)."""
+    shards: Path
+    """The folder that `prepare` writes: shards, manifest.csv, rejected.csv."""
+    words: tuple[str, ...] = ()
+    """The words to tell apart; all others become `_unknown_`. Empty: every word of the corpus is one."""
+    unknown_share: Share = 1.0
+    """At most this share of a split's clips is `_unknown_`; which clips are left out is drawn by a hash of their paths."""
+    silence_share: Share = 0.1
+    """`_silence_` clips, cut from the noise recordings, as a share of a split's clips. 0: no such label."""
+    noise: tuple[Path, ...] = ()
+    """Folders or files of noise recordings, beside the corpus's own `_background_noise_`."""
+    sample_rate: Annotated[int, Field(ge=8000, le=48000)] = 16000
+    """Samples a second; every clip is resampled to it."""
+    clip_seconds: Annotated[float, Field(gt=0, le=30)] = 1.0
+    """Clips are fitted to this length: a longer one is cut to its loudest stretch, a shorter one padded on both sides."""
+    min_seconds: Annotated[float, Field(ge=0)] = 0.1
+    """Shorter clips are set aside."""
+    max_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """Longer clips are set aside."""
+    validation_share: Share = 0.1
+    test_share: Share = 0.1
+    """Shares of the speakers for clips whose split is given nowhere."""
+
+    @property
+    def clip_samples(self) -> int:
+        """Samples of a fitted clip."""
+        return round(self.clip_seconds * self.sample_rate)
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.validation_share + self.test_share >= 1:
+            raise ValueError("validation_share and test_share leave nothing to train on; their sum must be below 1")
+        if self.silence_share >= 1:
+            raise ValueError("silence_share must be below 1")
+        for reserved in ("_unknown_", "_silence_", "_background_noise_"):
+            if reserved in self.words:
+                raise ValueError(f"{reserved} is made by `prepare` and can't be one of the words")
+        doubled = sorted({word for word in self.words if self.words.count(word) > 1})
+        if doubled:
+            raise ValueError(f"words given twice: {', '.join(doubled)}")
+        return self
+
+
+class FrontEndSettings(Settings):
+    """Raw audio -> features, as librosa defines them (Slaney mel, orthonormal DCT-II, no centring)."""
+
+    kind: Literal["mfcc", "log_mel"] = "mfcc"
+    window_ms: Milliseconds = 32.0
+    hop_ms: Milliseconds = 20.0
+    fft_size: Annotated[int, Field(gt=0)] | None = None
+    """Samples of a frame; the window is centred in it. None: the next power of two that holds the window."""
+    mel_bins: Annotated[int, Field(ge=1, le=256)] = 40
+    coefficients: Annotated[int, Field(ge=1, le=256)] = 40
+    """MFCCs kept; of no effect on log_mel."""
+    low_hz: Annotated[float, Field(ge=0)] = 20.0
+    high_hz: Annotated[float, Field(gt=0)] | None = None
+    """Upper edge of the highest band. None: half the sampling rate."""
+    deltas: Annotated[int, Field(ge=0, le=2)] = 0
+    """1 appends first differences over time, 2 the second ones too (librosa.feature.delta, width 9)."""
+    normalize: bool = True
+    """Subtract each feature's mean and divide by its standard deviation over the training split."""
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.kind == "mfcc" and self.coefficients > self.mel_bins:
+            raise ValueError(f"coefficients ({self.coefficients}) can't exceed mel_bins ({self.mel_bins})")
+        if self.high_hz is not None and self.high_hz <= self.low_hz:
+            raise ValueError(f"high_hz ({self.high_hz:g}) must be above low_hz ({self.low_hz:g})")
+        return self
+
+
+def _ascending(name: str, value: Range) -> None:
+    if value[0] > value[1]:
+        raise ValueError(f"{name}: the first value ({value[0]:g}) must not exceed the second ({value[1]:g})")
+
+
+class AugmentSettings(Settings):
+    """What training does to a clip, drawn afresh at each step. Zero or null switches a part off."""
+
+    time_shift_ms: Annotated[float, Field(ge=0)] = 100.0
+    """The clip is moved by up to this much either way; zeros move in."""
+    gain_db: Range = (-10.0, 6.0)
+    speed: Range = (0.9, 1.1)
+    """Resampling: 1.1 is ten per cent faster and that much higher."""
+    noise_probability: Share = 0.7
+    """Share of the clips that get background noise."""
+    snr_db: Range = (0.0, 25.0)
+    """Signal-to-noise ratio of those clips."""
+    time_masks: Annotated[int, Field(ge=0)] = 2
+    time_mask_frames: Annotated[int, Field(ge=1)] = 8
+    frequency_masks: Annotated[int, Field(ge=0)] = 2
+    frequency_mask_bins: Annotated[int, Field(ge=1)] = 5
+    """SpecAugment: so many masks, each of 0 to so many frames or bins."""
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """Alpha of the Beta distribution that the mixing weights are drawn from."""
+
+    @model_validator(mode="after")
+    def _check(self):
+        for name in ("gain_db", "speed", "snr_db"):
+            _ascending(name, getattr(self, name))
+        if self.speed[0] < 0.5 or self.speed[1] > 2:
+            raise ValueError(f"speed must lie between 0.5 and 2, got {self.speed[0]:g} to {self.speed[1]:g}")
+        return self
