@@ -101,8 +101,8 @@ class AugmentSettings(Settings):
 
     time_shift_ms: Annotated[float, Field(ge=0)] = 100.0
     """The clip is moved by up to this much either way; zeros move in."""
-    gain_db: Range = (-10.0, 6.0)
-    speed: Range = (0.9, 1.1)
+    gain_db: Range | None = (-10.0, 6.0)
+    speed: Range | None = (0.9, 1.1)
     """Resampling: 1.1 is ten per cent faster and that much higher."""
     noise_probability: Share = 0.7
     """Share of the clips that get background noise."""
@@ -119,7 +119,8 @@ class AugmentSettings(Settings):
     @model_validator(mode="after")
     def _check(self):
         for name in ("gain_db", "speed", "snr_db"):
-            _ascending(name, getattr(self, name))
-        if self.speed[0] < 0.5 or self.speed[1] > 2:
+            if getattr(self, name) is not None:
+                _ascending(name, getattr(self, name))
+        if self.speed is not None and (self.speed[0] < 0.5 or self.speed[1] > 2):
             raise ValueError(f"speed must lie between 0.5 and 2, got {self.speed[0]:g} to {self.speed[1]:g}")
         return self

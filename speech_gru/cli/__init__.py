@@ -1,7 +1,7 @@
 """The command line: one module a verb; this one binds them and turns failures into exit codes.
 
-Exit codes: 0 done; 1 a check failed (an artefact differs from its model, say); 2 wrong use: an option, a config, an input;
-3 done, but some clips were set aside; 130 interrupted.
+Exit codes: 0 done; 1 a check failed (an artefact differs from its model, say); 2 wrong use: an option, a config, an
+input; 3 done, but some clips were set aside; 130 interrupted.
 
 Only light modules are imported here: `speech-gru --help` must not wait for TensorFlow.
 """
@@ -13,18 +13,19 @@ import click
 import typer
 
 from data_pipeline.errors import UserError
-from speech_gru.cli import download, synth
+from speech_gru.cli import download, evaluate, export, prepare, recognize, synth, train
 
 app = typer.Typer(
     name="speech-gru",
-    help=__doc__ and "Train a recogniser of spoken commands on your own words, and run it on the device that listens.",
+    help="Train a recogniser of spoken commands on your own words, and run it on the device that listens.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for verb in (download.download, synth.synth):
-    app.command()(verb)
+for module in (download, synth, prepare, train, evaluate, export, recognize):
+    verb = module.__name__.rpartition(".")[2]
+    app.command(verb, no_args_is_help=True)(getattr(module, verb))
 
 
 def main() -> None:

@@ -18,3 +18,57 @@ def progress_bar(description: str, *, bytes_unit: bool = False) -> Iterator[Prog
     with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def print_counts(labels, counts) -> None:
+    """Prints clips, speakers and seconds by label and split (`counts` as in data_pipeline.prepare.Prepared)."""
+    from rich.console import Console
+
+    splits = [split for split in ("train", "validation", "test") if any(key[0] == split for key in counts)]
+    table = new_table("label", *(f"{split}: clips / speakers / s" for split in splits), "share")
+    total = sum(count.clips for count in counts.values())
+    for label in labels:
+        cells = [counts.get((split, label)) for split in splits]
+        clips = sum(cell.clips for cell in cells if cell)
+        shown = (f"{cell.clips} / {len(cell.speakers - {''})} / {cell.seconds:.0f}" if cell else "-" for cell in cells)
+        table.add_row(label, *shown, f"{clips / total:.1%}")
+    table.add_section()
+    parts = [[count for key, count in counts.items() if key[0] == split] for split in splits]
+    sums = (
+        (sum(c.clips for c in part), len(set().union(*(c.speakers for c in part)) - {""}), sum(c.seconds for c in part))
+        for part in parts
+    )
+    table.add_row("all", *(f"{clips} / {speakers} / {seconds:.0f}" for clips, speakers, seconds in sums), "100.0%")
+    Console().print(table)
+
+
+def new_table(first: str, *columns: str):
+    """A rich table with a left-aligned first column and numbers right-aligned in the others."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def print_metrics(split: str, metrics: dict) -> None:
+    """Prints the figures of speech_gru.evaluation.measure."""
+    from rich.console import Console
+
+    table = new_table("label", "clips", "precision", "recall", "F1")
+    for label, figures in metrics["labels"].items():
+        shares = (f"{figures[name]:.1%}" for name in ("precision", "recall", "f1"))
+        table.add_row(label, str(figures["clips"]), *shares)
+    console = Console()
+    console.print(table)
+    if metrics["confusions"]:
+        top = ", ".join(f"{truth} as {guess} ({count})" for truth, guess, count in metrics["confusions"][:8])
+        console.print(f"most confused: {top}", markup=False, highlight=False)
+    low, high = metrics["accuracy_interval"]
+    print(
+        f"{split}: accuracy {metrics['accuracy']:.2%}, {metrics['correct']} of {metrics['clips']} clips right; "
+        f"95 % interval {low:.2%} to {high:.2%}"
+    )

@@ -1,0 +1,244 @@
+"""What training does to clips and to features: batched, in a tf.data graph, and as a function of a seed.
+
+Each augmentation is a layer called with its inputs and `seed`, int32 or int64 (2,); equal inputs and seeds give equal
+outputs. Waveforms are float32 (batch, samples), features float32 (batch, frames, features); each clip has draws
+of its own.
+"""
+
+import math
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from data_pipeline.settings import AugmentSettings
+
+Tensor = tf.Tensor
+
+
+class _Augmentation(keras.layers.Layer):
+    """Computes in float32 whatever the dtype policy, and trains nothing."""
+
+    def __init__(self):
+        super().__init__(dtype="float32", trainable=False)
+
+
+def _on_cpu(array: np.ndarray) -> Tensor:
+    """A tensor where tf.data runs; made outside of its graphs, which may not exceed 2 GB with their constants."""
+    with tf.device("CPU"):
+        return tf.constant(array)
+
+
+def _uniform(inputs: Tensor, seed: Tensor, low: float, high: float) -> Tensor:
+    """One draw from [low, high) for each clip of a batch: float32 (batch, 1)."""
+    return tf.random.stateless_uniform((tf.shape(inputs)[0], 1), seed, low, high)
+
+
+def _power(audio: Tensor) -> Tensor:
+    """Mean power of each clip: (batch, 1)."""
+    return tf.reduce_mean(tf.square(audio), axis=1, keepdims=True)
+
+
+class TimeShift(_Augmentation):
+    """Moves each clip by a whole number of samples in [-max_samples, max_samples]; zeros move in."""
+
+    def __init__(self, max_samples: int):
+        super().__init__()
+        self.max_samples = max_samples
+
+    def call(self, audio: Tensor, seed: Tensor) -> Tensor:
+        batch, samples = tf.unstack(tf.shape(audio))
+        shift = tf.random.stateless_uniform((batch,), seed, -self.max_samples, self.max_samples + 1, tf.int32)
+        # A crop per clip of (samples, 1) "images": ten times as fast as a gather of samples.
+        offsets = tf.stack([tf.cast(shift, tf.float32), tf.zeros((batch,))], axis=1)
+        images = audio[:, :, None, None]
+        moved = tf.image.extract_glimpse(images, (samples, 1), offsets, centered=False, normalized=False, noise="zero")
+        return tf.ensure_shape(moved[:, :, 0, 0], audio.shape)
+
+
+class Gain(_Augmentation):
+    """Multiplies each clip by a factor drawn uniformly in decibels."""
+
+    def __init__(self, low_db: float, high_db: float):
+        super().__init__()
+        self.low_db, self.high_db = low_db, high_db
+
+    def call(self, audio: Tensor, seed: Tensor) -> Tensor:
+        return audio * 10 ** (_uniform(audio, seed, self.low_db, self.high_db) / 20)
+
+
+class Speed(_Augmentation):
+    """Plays each clip faster (factor above 1, higher) or slower about its centre; the length stays, zeros come in.
+
+    The factors are the multiples of 1/160 from `low` to `high` (both rounded to such), each as likely as the others. So
+    each block of 160 output samples lies alike between the input samples, and is a matrix product with weights that are
+    computed once: a Kaiser-windowed sinc of 16 zero crossings either way, that cuts off at the lower of the two Nyquist
+    frequencies (Smith, Digital Audio Resampling, 2002).
+    """
+
+    _BLOCK = 160
+    _CROSSINGS = 16
+    _KAISER_BETA = 6.0
+
+    def __init__(self, low: float, high: float):
+        super().__init__()
+        self._steps = np.arange(round(low * self._BLOCK), round(high * self._BLOCK) + 1, dtype=np.int32)
+        factor = self._steps[:, None, None] / self._BLOCK
+        cutoff = np.minimum(1, 1 / factor)
+        self._reach = math.ceil(self._CROSSINGS / cutoff.min())
+        taps = np.arange(-self._reach, math.ceil(self._BLOCK * factor.max()) + self._reach)[:, None]
+        distance = (taps - factor * np.arange(self._BLOCK)) * cutoff
+        window = np.i0(self._KAISER_BETA * np.sqrt(np.maximum(0, 1 - (distance / self._CROSSINGS) ** 2)))
+        inside = np.abs(distance) < self._CROSSINGS
+        weights = cutoff * np.sinc(distance) * window / np.i0(self._KAISER_BETA) * inside
+        self._weights = _on_cpu(weights.astype(np.float32))  # (factors, taps, block)
+
+    def call(self, audio: Tensor, seed: Tensor) -> Tensor:
+        batch, samples = tf.unstack(tf.shape(audio))
+        drawn = tf.random.stateless_uniform((batch,), seed, 0, len(self._steps), tf.int32)
+        step = tf.gather(self._steps, drawn)  # input samples to a block
+        factor = tf.cast(step, tf.float32) / self._BLOCK
+        blocks = -(-samples // self._BLOCK)
+        centre = tf.cast(samples - 1, tf.float32) / 2
+        first = tf.cast(tf.round(centre * (1 - factor)), tf.int32)[:, None] + step[:, None] * tf.range(blocks)
+        # Positions outside the clip read one of the zeros around it.
+        taps = first[:, :, None] + tf.range(-self._reach, self._weights.shape[1] - self._reach)
+        taps = tf.clip_by_value(taps + 1, 0, samples + 1)
+        blocks_in = tf.gather(tf.pad(audio, ((0, 0), (1, 1))), taps, batch_dims=1)
+        played = tf.matmul(blocks_in, tf.gather(self._weights, drawn))
+        return tf.ensure_shape(tf.reshape(played, (batch, -1))[:, :samples], audio.shape)
+
+
+class BackgroundNoise(_Augmentation):
+    """Adds a random cut of noise to some of the clips, at a signal-to-noise ratio drawn uniformly in decibels.
+
+    The ratio is that of the mean powers over the clip. A clip or a cut without power leaves the clip as it is.
+
+    Args:
+        noise: all noise, one recording after the other: float32 in [-1, 1] or int16, (samples,), at the clips' rate.
+            If shorter than a clip it is repeated.
+        probability: share of the clips that get noise.
+    """
+
+    _ROW = 160  # a cut starts at a multiple of this
+
+    def __init__(self, noise: np.ndarray, probability: float, low_snr_db: float, high_snr_db: float):
+        super().__init__()
+        self.probability = probability
+        self.low_snr_db, self.high_snr_db = low_snr_db, high_snr_db
+        rows = np.resize(noise, max(1, len(noise) // self._ROW) * self._ROW).reshape(-1, self._ROW)
+        self._rows = _on_cpu(rows)
+
+    def call(self, audio: Tensor, seed: Tensor) -> Tensor:
+        batch, samples = tf.unstack(tf.shape(audio))
+        cut_seed, chosen_seed, snr_seed = tf.unstack(tf.random.split(seed, 3))
+        rows, count = -(-samples // self._ROW), tf.shape(self._rows)[0]
+        start = tf.random.stateless_uniform((batch, 1), cut_seed, 0, tf.maximum(1, count - rows + 1), tf.int32)
+        noise = tf.gather(self._rows, (start + tf.range(rows)) % count)
+        noise = tf.reshape(noise, (batch, -1))[:, :samples]
+        if noise.dtype == tf.int16:
+            noise = tf.cast(noise, tf.float32) / 32768
+        chosen = _uniform(audio, chosen_seed, 0, 1) < self.probability
+        snr = 10 ** (_uniform(audio, snr_seed, self.low_snr_db, self.high_snr_db) / 10)
+        level = tf.sqrt(tf.math.divide_no_nan(_power(audio), _power(noise) * snr))
+        return audio + noise * tf.where(chosen, level, 0)
+
+
+class SpecAugment(_Augmentation):
+    """Masks stretches of time and of features with the clip's mean of each feature (Park et al. 2019, without warping).
+
+    Each of the masks is 0 to so many frames or bins wide, every width as likely, and lies anywhere within the clip.
+    """
+
+    def __init__(self, time_masks: int, time_mask_frames: int, frequency_masks: int, frequency_mask_bins: int):
+        super().__init__()
+        self.time_masks, self.time_mask_frames = time_masks, time_mask_frames
+        self.frequency_masks, self.frequency_mask_bins = frequency_masks, frequency_mask_bins
+
+    def call(self, features: Tensor, seed: Tensor) -> Tensor:
+        batch, frames, bins = tf.unstack(tf.shape(features))
+        time_seed, frequency_seed = tf.unstack(tf.random.split(seed, 2))
+        time = self._masked(batch, frames, self.time_masks, self.time_mask_frames, time_seed)
+        frequency = self._masked(batch, bins, self.frequency_masks, self.frequency_mask_bins, frequency_seed)
+        mean = tf.reduce_mean(features, axis=1, keepdims=True)
+        return tf.where(time[:, :, None] | frequency[:, None, :], mean, features)
+
+    @staticmethod
+    def _masked(batch: Tensor, length: Tensor, masks: int, widest: int, seed: Tensor) -> Tensor:
+        """Whether each of `length` places is under a mask: bool (batch, length)."""
+        width_seed, start_seed = tf.unstack(tf.random.split(seed, 2))
+        widest = tf.minimum(widest, length)
+        width = tf.random.stateless_uniform((batch, masks, 1), width_seed, 0, widest + 1, tf.int32)
+        places = tf.cast(length - width + 1, tf.float32)
+        start = tf.cast(tf.random.stateless_uniform((batch, masks, 1), start_seed) * places, tf.int32)
+        place = tf.range(length)
+        return tf.reduce_any((place >= start) & (place < start + width), axis=1)
+
+
+class Mixup(_Augmentation):
+    """Mixes each clip and its label with another of the batch (Zhang et al. 2018), weighted by Beta(alpha, alpha)."""
+
+    def __init__(self, alpha: float):
+        super().__init__()
+        self.alpha = alpha
+
+    def call(self, features: Tensor, labels: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels are float32 (batch, classes), one-hot or already soft."""
+        batch = tf.shape(features)[0]
+        partner_seed, weight_seed = tf.unstack(tf.random.split(seed, 2))
+        distance = tf.random.stateless_uniform((), partner_seed, 1, tf.maximum(batch, 2), tf.int32)
+        # A Beta variable is one Gamma variable's share of two. For tiny alphas both can round to 0: all is the partner.
+        gamma = tf.random.stateless_gamma((2, batch, 1), weight_seed, self.alpha)
+        weight = tf.math.divide_no_nan(gamma[0], gamma[0] + gamma[1])
+
+        def mixed(values, weight):
+            return weight * values + (1 - weight) * tf.roll(values, distance, axis=0)
+
+        return mixed(features, weight[:, :, None]), mixed(labels, weight)
+
+
+def build_waveform_augmentation(
+    settings: AugmentSettings, sample_rate: int, noise: np.ndarray | None = None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The chain speed, time shift, noise, gain as a function of (audio, seed); parts that are switched off are absent.
+
+    Args:
+        noise: see BackgroundNoise; None or empty: no noise is added.
+    """
+    parts = {}
+    if settings.speed not in (None, (1, 1)):
+        parts[0] = Speed(*settings.speed)
+    if settings.time_shift_ms:
+        parts[1] = TimeShift(round(settings.time_shift_ms * sample_rate / 1000))
+    if settings.noise_probability and noise is not None and len(noise):
+        parts[2] = BackgroundNoise(noise, settings.noise_probability, *settings.snr_db)
+    if settings.gain_db not in (None, (0, 0)):
+        parts[3] = Gain(*settings.gain_db)
+
+    def augment(audio: Tensor, seed: Tensor) -> Tensor:
+        for number, part in parts.items():
+            # By its number: a part switched off leaves the draws of the others as they are.
+            audio = part(audio, tf.random.experimental.stateless_fold_in(seed, number))
+        return audio
+
+    return augment
+
+
+def build_feature_augmentation(settings: AugmentSettings) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Mixup, then SpecAugment, as a function of (features, labels, seed); parts that are switched off are absent."""
+    mixup = Mixup(settings.mixup) if settings.mixup else None
+    spec_augment = None
+    if settings.time_masks or settings.frequency_masks:
+        spec_augment = SpecAugment(
+            settings.time_masks, settings.time_mask_frames, settings.frequency_masks, settings.frequency_mask_bins
+        )
+
+    def augment(features: Tensor, labels: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        if mixup is not None:
+            features, labels = mixup(features, labels, tf.random.experimental.stateless_fold_in(seed, 10))
+        if spec_augment is not None:
+            features = spec_augment(features, tf.random.experimental.stateless_fold_in(seed, 11))
+        return features, labels
+
+    return augment

@@ -1,0 +1,49 @@
+"""`speech-gru train`: shards -> a run directory."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speech_gru.cli.options import CONFIG, SET
+
+
+def train(
+    config: CONFIG,
+    out: Annotated[Path | None, typer.Option(help="The run directory.  [default: runs/NAME]")] = None,
+    settings: SET = (),
+):
+    """Train a recogniser on prepared shards, keep the best weights, measure them on validation and test clips.
+
+    [bold]Example:[/bold]  speech-gru train configs/demo.yaml --set training.epochs=20
+
+    Watch it with: tensorboard --logdir runs
+    """
+    from speech_gru.cli.console import new_table, print_metrics
+    from speech_gru.config import load_config
+    from speech_gru.report import report_run
+    from speech_gru.training import plan_training
+    from speech_gru.training import train as train_model
+
+    experiment = load_config(config, settings)
+    folder = out or Path("runs") / experiment.name
+    plan = plan_training(experiment)
+    from rich.console import Console
+
+    table = new_table(f"training {experiment.name}", "")
+    table.add_row("clips", ", ".join(f"{count:,} {split}" for split, count in plan.clips.items()))
+    table.add_row("labels", str(len(plan.labels)))
+    table.add_row(
+        "epochs",
+        f"{experiment.training.epochs} of {plan.steps_per_epoch} steps of {experiment.training.batch_size} clips",
+    )
+    table.add_row("parameters", f"{plan.parameters:,}")
+    table.add_row("multiply-adds a clip", f"{plan.multiply_adds:,}")
+    table.add_row("device", plan.device)
+    table.add_row("precision", plan.policy)
+    table.add_row("run directory", str(folder))
+    Console().print(table)
+    train_model(experiment, plan, folder)
+    for split, metrics in report_run(folder).items():
+        print_metrics(split, metrics)
+    print(f"{folder}: model.keras, metrics.json, report/, tensorboard/; next: speech-gru export {folder}")

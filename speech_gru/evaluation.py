@@ -1,0 +1,142 @@
+"""How good a recogniser is: predictions -> accuracy with its interval, per-word figures, pictures, the worst clips."""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from data_pipeline.dataset import evaluation_batches
+from data_pipeline.errors import UserError
+from data_pipeline.files import write_text, written_aside
+
+Predict = Callable[[np.ndarray], np.ndarray]
+"""Audio (batch, samples) float32 -> probabilities (batch, labels) float32."""
+WORST_CLIPS = 50
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a recogniser said to each clip of a split."""
+
+    labels: tuple[str, ...]
+    paths: tuple[str, ...]
+    truth: np.ndarray
+    """(clips,) indices into `labels`."""
+    probabilities: np.ndarray
+    """(clips, labels) float32."""
+
+    @property
+    def guesses(self) -> np.ndarray:
+        """(clips,) index of the most probable label."""
+        return self.probabilities.argmax(axis=1)
+
+
+def predict_split(
+    predict: Predict,
+    labels: tuple[str, ...],
+    shards: Path,
+    split: str,
+    clip_samples: int,
+    *,
+    batch_size: int = 256,
+    progress: Callable[[int, int | None], None] = lambda done, total: None,
+) -> Predictions:
+    """Runs `predict` over a split.
+
+    Raises:
+        UserError: no such clips, or a clip whose label the recogniser doesn't know.
+    """
+    index = {label: number for number, label in enumerate(labels)}
+    paths, truth, probabilities = [], [], []
+    for batch in evaluation_batches(shards, split, clip_samples, batch_size).as_numpy_iterator():
+        names = [label.decode() for label in batch["label"]]
+        strangers = sorted(set(names) - set(labels))
+        if strangers:
+            raise UserError(f"the recogniser has no label {', '.join(strangers)}; it knows: {', '.join(labels)}")
+        truth += [index[name] for name in names]
+        paths += [path.decode() for path in batch["path"]]
+        probabilities.append(predict(batch["audio"]))
+        progress(len(paths), None)
+    return Predictions(labels, tuple(paths), np.array(truth), np.concatenate(probabilities))
+
+
+def measure(predictions: Predictions) -> dict:
+    """The figures of metrics.json.
+
+    Keys: clips, correct, accuracy, accuracy_interval (Wilson's, 95 %), labels: {label: precision, recall, f1, clips},
+    confusions: the most frequent [truth, guess, count] first.
+    """
+    truth, guesses = predictions.truth, predictions.guesses
+    labels, correct = predictions.labels, int((truth == guesses).sum())
+    interval = binomtest(correct, len(truth)).proportion_ci(method="wilson")
+    figures = precision_recall_fscore_support(truth, guesses, labels=range(len(labels)), zero_division=0)
+    matrix = confusion_matrix(truth, guesses, labels=range(len(labels)))
+    pairs = [(labels[t], labels[g], int(matrix[t, g])) for t, g in zip(*np.nonzero(matrix), strict=True) if t != g]
+    return {
+        "clips": len(truth),
+        "correct": correct,
+        "accuracy": correct / len(truth),
+        "accuracy_interval": [interval.low, interval.high],
+        "labels": {
+            label: {"precision": float(p), "recall": float(r), "f1": float(f), "clips": int(n)}
+            for label, p, r, f, n in zip(labels, *figures, strict=True)
+        },
+        "confusions": sorted(pairs, key=lambda pair: -pair[2]),
+    }
+
+
+def write_report(predictions: Predictions, folder: Path) -> dict:
+    """Writes metrics.json, confusion.png and worst.csv into `folder`; returns the metrics (see `measure`).
+
+    worst.csv lists the wrong clips that the recogniser was surest of: path, truth, guess, probability.
+    """
+    metrics = measure(predictions)
+    write_text(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+    with written_aside(folder / "confusion.png") as aside:
+        confusion_figure(predictions).savefig(aside, format="png", dpi=100)
+    with written_aside(folder / "worst.csv") as aside, aside.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "truth", "guess", "probability"))
+        for clip in worst_clips(predictions):
+            writer.writerow(clip)
+    return metrics
+
+
+def worst_clips(predictions: Predictions) -> list[tuple[str, str, str, float]]:
+    """Up to 50 wrong clips, the surest mistakes first: (path, truth, guess, the guess's probability)."""
+    guesses = predictions.guesses
+    wrong = np.flatnonzero(guesses != predictions.truth)
+    sureness = predictions.probabilities[wrong, guesses[wrong]]
+    labels = predictions.labels
+    return [
+        (predictions.paths[i], labels[predictions.truth[i]], labels[guesses[i]], round(float(p), 4))
+        for p, i in sorted(zip(sureness, wrong, strict=True), reverse=True)[:WORST_CLIPS]
+    ]
+
+
+def confusion_figure(predictions: Predictions):
+    """A Matplotlib figure: truth by guess, coloured by the share of the truth, with counts."""
+    from matplotlib.figure import Figure
+
+    labels = predictions.labels
+    matrix = confusion_matrix(predictions.truth, predictions.guesses, labels=range(len(labels)))
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    size = 2.5 + 0.42 * len(labels)
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(labels)), labels, rotation=90)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xlabel("recognised")
+    axes.set_ylabel("said")
+    correct = int(np.trace(matrix))
+    axes.set_title(f"{correct} of {matrix.sum()} clips right: {correct / max(matrix.sum(), 1):.1%}")
+    for row, column in zip(*np.nonzero(matrix), strict=True):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=colour, fontsize=8)
+    return figure

@@ -1,0 +1,113 @@
+"""The model: an optional convolution, a stack of GRU layers, pooling, a head. Keras 3 alone, on any backend."""
+
+import keras
+from keras import layers, ops
+
+from data_pipeline.front_end import FrontEnd
+from speech_gru.config import ModelSettings
+
+
+@keras.saving.register_keras_serializable("speech_gru")
+class AttentionPooling(layers.Layer):
+    """(batch, steps, channels) -> (batch, channels): a mean weighted by softmax(v · tanh(W h + b)) over the steps.
+
+    The additive self-attention of Lin et al. 2017 (arXiv:1703.03130, equation 5) with one head.
+    """
+
+    def __init__(self, units: int = 64, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.hidden = layers.Dense(units, activation="tanh", dtype=self.dtype_policy, name="hidden")
+        self.score = layers.Dense(1, use_bias=False, dtype=self.dtype_policy, name="score")
+
+    def build(self, input_shape):
+        self.hidden.build(input_shape)
+        self.score.build((*input_shape[:-1], self.units))
+        self.built = True
+
+    def call(self, inputs):
+        weights = ops.softmax(self.score(self.hidden(inputs)), axis=1)
+        return ops.sum(weights * inputs, axis=1)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], input_shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def build_model(settings: ModelSettings, frames: int, features: int, labels: int) -> keras.Model:
+    """The trained part: features (batch, frames, features) -> logits (batch, labels), always float32.
+
+    Layers follow the dtype policy in force, so that the same call gives the mixed-precision model to train and the
+    float32 model to export; their weights are the same.
+    """
+    inputs = keras.Input((frames, features), name="features")
+    hidden = _convolve(inputs, settings)
+    for index in range(settings.layers):
+        if index and settings.dropout:
+            hidden = layers.Dropout(settings.dropout, name=f"dropout_{index}")(hidden)
+        is_last = index == settings.layers - 1
+        hidden = _gru(settings, index, sequences=not (is_last and settings.pooling == "last"))(hidden)
+    hidden = _pool(hidden, settings)
+    if settings.dropout:
+        hidden = layers.Dropout(settings.dropout, name="dropout_head")(hidden)
+    logits = layers.Dense(labels, dtype="float32", name="head")(hidden)
+    return keras.Model(inputs, logits, name="encoder_and_head")
+
+
+def build_recognizer(front_end: FrontEnd, model: keras.Model, clip_samples: int) -> keras.Model:
+    """The whole way, with `model`'s own weights: audio (batch, clip_samples) float32 -> logits (batch, labels)."""
+    audio = keras.Input((clip_samples,), dtype="float32", name="audio")
+    return keras.Model(audio, model(front_end(audio)), name="recognizer")
+
+
+def multiply_adds(model: keras.Model) -> int:
+    """Multiplications with addition that `model` (see `build_model`) does for one clip, in its matrix products."""
+    total = 0
+    for layer in model.layers:
+        shape = layer.input.shape if not isinstance(layer, layers.InputLayer) else ()
+        if isinstance(layer, layers.Conv1D):
+            total += layer.output.shape[1] * layer.kernel.shape[0] * layer.kernel.shape[1] * layer.filters
+        elif isinstance(layer, (layers.GRU, layers.Bidirectional)):
+            matrices = [weight for weight in layer.trainable_weights if "kernel" in weight.name]
+            total += shape[1] * sum(matrix.shape[0] * matrix.shape[1] for matrix in matrices)
+        elif isinstance(layer, AttentionPooling):
+            total += shape[1] * (shape[2] * layer.units + layer.units + shape[2])
+        elif isinstance(layer, layers.Dense):
+            total += shape[-1] * layer.units
+    return total
+
+
+def _convolve(inputs, settings: ModelSettings):
+    """Convolution, normalisation, ReLU; or frames stacked; or nothing."""
+    if settings.convolution_filters:
+        convolution = layers.Conv1D(
+            settings.convolution_filters,
+            settings.convolution_kernel,
+            strides=settings.subsampling,
+            padding="same" if settings.bidirectional else "causal",
+            use_bias=False,
+            name="convolution",
+        )
+        return layers.ReLU(name="relu")(layers.BatchNormalization(name="batch_norm")(convolution(inputs)))
+    if settings.subsampling > 1:
+        _, frames, features = inputs.shape
+        steps = frames // settings.subsampling
+        cropped = inputs[:, : steps * settings.subsampling]
+        return layers.Reshape((steps, settings.subsampling * features), name="stack_frames")(cropped)
+    return inputs
+
+
+def _gru(settings: ModelSettings, index: int, sequences: bool):
+    """A GRU in the one form that cuDNN runs: tanh, sigmoid, reset gate after the product, no recurrent dropout."""
+    gru = layers.GRU(settings.units, return_sequences=sequences, name=f"gru_{index}")
+    return layers.Bidirectional(gru, name=f"bigru_{index}") if settings.bidirectional else gru
+
+
+def _pool(hidden, settings: ModelSettings):
+    if settings.pooling == "attention":
+        return AttentionPooling(name="pooling")(hidden)
+    if settings.pooling == "mean":
+        return layers.GlobalAveragePooling1D(name="pooling")(hidden)
+    return hidden  # "last": the top GRU returned its last state alone

@@ -1,0 +1,71 @@
+"""What `evaluate` measures: a run or an exported file, seen through the same few properties."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.corpus import SILENCE, UNKNOWN
+from data_pipeline.errors import UserError
+from data_pipeline.prepare import Prepared, prepare
+from data_pipeline.settings import CorpusSettings
+from speech_gru.config import load_config
+from speech_gru.evaluation import Predict
+from speech_gru.recognizer import Recognizer
+from speech_gru.report import predictor
+from speech_gru.run import load_run
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A recogniser to be measured."""
+
+    predict: Predict
+    labels: tuple[str, ...]
+    sample_rate: int
+    clip_samples: int
+    report_folder: Path
+    run: Path
+    """The run directory it came from, if that is still there."""
+
+    def shards(self) -> Path:
+        """The clips that the run was trained with. Raises UserError if they are not known."""
+        if not (self.run / "config.yaml").is_file():
+            raise UserError(f"no clips to measure on: {self.run} is no run directory; give --shards or --corpus")
+        return load_config(self.run / "config.yaml").corpus.shards
+
+
+def load_subject(path: Path) -> Subject:
+    """Loads a run directory or a .tflite file. Raises UserError if it is neither."""
+    if path.is_dir():
+        run = load_run(path)
+        corpus = run.config.corpus
+        return Subject(predictor(run), run.labels, corpus.sample_rate, corpus.clip_samples, path / "report", path)
+    recognizer = Recognizer(path)
+    about = recognizer.description
+    # `export` puts the file into RUN/export/.
+    return Subject(
+        lambda audio: np.stack([recognizer.probabilities(clip) for clip in audio]),
+        about.labels,
+        about.sample_rate,
+        about.clip_samples,
+        path.parent / "report",
+        path.resolve().parent.parent,
+    )
+
+
+def prepare_corpus(subject: Subject, corpus: Path, scratch: Path, progress) -> Prepared:
+    """Prepares all clips of a folder or CSV as the test split in `scratch`/shards, with the recogniser's labels.
+
+    Words that the recogniser doesn't know are `_unknown_`; if it has no such label, they are left out, with a note.
+    """
+    settings = CorpusSettings(
+        path=corpus,
+        shards=scratch / "shards",
+        words=tuple(label for label in subject.labels if label not in (UNKNOWN, SILENCE)),
+        unknown_share=1 if UNKNOWN in subject.labels else 0,
+        silence_share=0,
+        sample_rate=subject.sample_rate,
+        clip_seconds=subject.clip_samples / subject.sample_rate,
+    )
+    return prepare(settings, progress, for_test=True)

@@ -1,0 +1,347 @@
+"""Each augmentation's effect, measured with NumPy; the chains, in the order and with the parts that the settings say."""
+
+import keras
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import tensorflow as tf
+
+from data_pipeline.augmentation import (
+    BackgroundNoise,
+    Gain,
+    Mixup,
+    SpecAugment,
+    Speed,
+    TimeShift,
+    build_feature_augmentation,
+    build_waveform_augmentation,
+)
+from data_pipeline.settings import AugmentSettings
+
+RATE = 16000
+OFF = {
+    "time_shift_ms": 0,
+    "gain_db": None,
+    "speed": None,
+    "noise_probability": 0,
+    "time_masks": 0,
+    "frequency_masks": 0,
+}
+
+
+def seeded(*numbers: int) -> tf.Tensor:
+    return tf.constant(numbers or (1, 2), tf.int64)
+
+
+def random_clips(batch: int, samples: int = RATE, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, (batch, samples)).astype(np.float32)
+
+
+def power(audio: np.ndarray) -> np.ndarray:
+    return np.mean(np.square(audio, dtype=np.float64), axis=-1)
+
+
+WAVEFORM_LAYERS = {
+    "time shift": lambda: TimeShift(1600),
+    "gain": lambda: Gain(-10, 6),
+    "speed": lambda: Speed(0.9, 1.1),
+    "noise": lambda: BackgroundNoise(random_clips(1, 50000)[0], 0.7, 0, 25),
+    "all": lambda: build_waveform_augmentation(AugmentSettings(), RATE, random_clips(1, 50000)[0]),
+}
+
+
+@pytest.mark.parametrize("layer", WAVEFORM_LAYERS.values(), ids=WAVEFORM_LAYERS)
+def test_waveform_draws_are_a_function_of_the_seed_and_differ_between_clips(layer):
+    audio = np.repeat(random_clips(1, 8000), 4, axis=0)
+    layer = layer()
+    once = np.array(layer(audio, seeded(1, 2)))
+    assert once.shape == audio.shape
+    assert once.dtype == np.float32
+    steps = tf.data.Dataset.from_tensors((audio, seeded(1, 2))).repeat(2)
+    for again in steps.map(layer).as_numpy_iterator():  # in a graph, and at each step
+        np.testing.assert_allclose(again, once, atol=1e-6)
+    assert np.abs(layer(audio, seeded(1, 3)) - once).max() > 0.01
+    assert np.abs(layer(audio, seeded(0, 2)) - once).max() > 0.01
+    assert len(np.unique(once[:, 2000:6000], axis=0)) > 1
+
+
+FEATURE_LAYERS = {
+    "mixup": {"mixup": 0.4} | {"time_masks": 0, "frequency_masks": 0},
+    "spec augment": {},
+    "both": {"mixup": 0.4},
+}
+
+
+@pytest.mark.parametrize("settings", FEATURE_LAYERS.values(), ids=FEATURE_LAYERS)
+def test_feature_draws_are_a_function_of_the_seed(settings):
+    features, labels = random_clips(6, 49 * 40).reshape(6, 49, 40), np.eye(6, dtype=np.float32)
+    augment = build_feature_augmentation(AugmentSettings(**settings))
+    once = np.array(augment(features, labels, seeded(1, 2))[0])
+    steps = tf.data.Dataset.from_tensors((features, labels, seeded(1, 2)))
+    np.testing.assert_allclose(next(steps.map(augment).as_numpy_iterator())[0], once, atol=1e-6)
+    assert once.shape == features.shape
+    assert np.abs(augment(features, labels, seeded(1, 3))[0] - once).max() > 0.01
+
+
+def test_static_shapes_are_kept_and_unknown_ones_taken():
+    augment = build_waveform_augmentation(AugmentSettings(), RATE, random_clips(1, 50000)[0])
+    spec = (tf.TensorSpec([None, 8000]), tf.TensorSpec([2], tf.int32))
+    assert tf.function(augment, input_signature=spec).get_concrete_function().output_shapes.as_list() == [None, 8000]
+    spec = (tf.TensorSpec([None, None]), tf.TensorSpec([2], tf.int64))
+    unknown = tf.function(augment, input_signature=spec)
+    for shape in ((2, 1000), (3, 9999)):
+        audio = random_clips(*shape)
+        np.testing.assert_allclose(unknown(audio, seeded()), augment(audio, seeded()), atol=1e-5)
+
+
+def test_computes_in_float32_under_any_policy():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        layers = [make() for make in WAVEFORM_LAYERS.values()]
+        mixup = Mixup(0.2)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert {layer(random_clips(2), seeded()).dtype for layer in layers} == {tf.float32}
+    mixed = mixup(random_clips(2).reshape(2, 100, 160), np.eye(2, dtype=np.float32), seeded())
+    assert {part.dtype for part in mixed} == {tf.float32}
+
+
+def test_time_shift_moves_by_whole_samples_and_lets_zeros_in():
+    audio = random_clips(300, 200)
+    shifted = np.array(TimeShift(30)(audio, seeded()))
+    padded = np.pad(audio, ((0, 0), (30, 30)))
+    found = []
+    for clip, out in zip(padded, shifted, strict=True):
+        matches = [30 - start for start in range(61) if np.array_equal(clip[start : start + 200], out)]
+        assert len(matches) == 1
+        found += matches
+    assert set(found) == set(range(-30, 31))
+
+
+def test_time_shift_longer_than_the_clip_can_leave_silence():
+    shifted = np.array(TimeShift(1000)(random_clips(50, 100), seeded()))
+    assert (power(shifted) == 0).any()
+
+
+def test_gain_is_uniform_in_decibels():
+    audio = random_clips(2000, 50)
+    louder = np.array(Gain(-10, 6)(audio, seeded()))
+    gain = 10 * np.log10(power(louder) / power(audio))
+    assert -10 <= gain.min() < -9.8
+    assert 5.8 < gain.max() <= 6.001
+    assert gain.mean() == pytest.approx(-2, abs=0.5)
+    np.testing.assert_allclose(louder, audio * 10 ** (gain[:, None] / 20), atol=1e-6)
+
+
+def test_speed_moves_a_tone_by_factors_from_low_to_high():
+    time = np.arange(RATE) - (RATE - 1) / 2
+    tone = np.cos(2 * np.pi * 3000 / RATE * time).astype(np.float32)
+    played = np.array(Speed(0.9, 1.1)(np.repeat(tone[None], 300, axis=0), seeded()))
+    spectrum = np.abs(np.fft.rfft(played[:, 1000:15000] * np.hanning(14000), 16 * RATE))
+    factors = spectrum.argmax(axis=1) / 16 / 3000
+    grid = np.arange(144, 177) / 160
+    assert np.abs(factors[:, None] - grid).min(axis=1).max() < 1e-4
+    assert len(set(np.abs(factors[:, None] - grid).argmin(axis=1))) == 33
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.9, 0.95, 1.05, 1.1, 2])
+@pytest.mark.parametrize("hertz", [100, 1000, 3000])
+def test_speed_resamples_a_tone_about_the_centre(factor, hertz):
+    time = np.arange(RATE)
+    position = round((RATE - 1) / 2 * (1 - factor)) + factor * time  # the centre, to half a sample
+    tone = np.sin(2 * np.pi * hertz / RATE * time).astype(np.float32)
+    played = np.array(Speed(factor, factor)(tone[None], seeded()))[0]
+    inside = (position > 40) & (position < RATE - 40)
+    error = played - np.sin(2 * np.pi * hertz / RATE * position)
+    assert 10 * np.log10(power(error[inside]) / 0.5) < -60
+    assert np.abs(played[(position < -40) | (position > RATE + 40)]).max(initial=0) == 0
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1, 1.25])
+def test_speed_equals_soxr_on_speech(shared_data, factor):
+    audio, rate = soundfile.read(min((shared_data / "speech_commands" / "five").glob("*.opus")), dtype="float32")
+    start = round((len(audio) - 1) / 2 * (1 - factor))
+    source = audio[start:] if start >= 0 else np.pad(audio, (-start, 0))
+    expected = soxr.resample(np.pad(source, (0, len(audio))), rate * factor, rate, "VHQ")[200 : len(audio) - 200]
+    played = np.array(Speed(factor, factor)(audio[None], seeded()))[0, 200:-200]
+    assert 10 * np.log10(power(played - expected) / power(expected)) < -40
+
+
+def test_speed_one_changes_nothing():
+    audio = random_clips(3)
+    np.testing.assert_allclose(Speed(1, 1)(audio, seeded()), audio, atol=1e-6)
+
+
+def test_faster_speech_does_not_fold_over():
+    """At double speed 6 kHz would be 12 kHz: it must vanish, not come back as 4 kHz."""
+    tone = np.sin(2 * np.pi * 6000 / RATE * np.arange(RATE)).astype(np.float32)
+    assert power(np.array(Speed(2, 2)(tone[None], seeded()))[0, 5000:11000]) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+def test_noise_has_the_drawn_signal_to_noise_ratio(dtype):
+    audio = random_clips(1000, 800)
+    noise = np.random.default_rng(5).normal(0, 0.1, 20000)
+    noise = (noise * 32768).astype(dtype) if dtype is np.int16 else noise.astype(dtype)
+    added = np.array(BackgroundNoise(noise, 0.7, 0, 25)(audio, seeded())) - audio
+    chosen = power(added) > 0
+    assert chosen.mean() == pytest.approx(0.7, abs=0.05)
+    ratio = 10 * np.log10(power(audio[chosen]) / power(added[chosen]))
+    assert -0.01 <= ratio.min() < 0.5
+    assert 24.5 < ratio.max() <= 25.01
+    assert ratio.mean() == pytest.approx(12.5, abs=1)
+
+
+def test_noise_is_a_stretch_of_the_noise_that_starts_anywhere():
+    audio, noise = random_clips(200, 1000), random_clips(1, 160 * 40, seed=7)[0]
+    added = np.array(BackgroundNoise(noise, 1, 0, 0)(audio, seeded())) - audio
+    cuts = np.stack([noise[start : start + 1000] for start in range(0, 160 * 34, 160)])
+    likeness = (added @ cuts.T) / np.linalg.norm(added, axis=1)[:, None] / np.linalg.norm(cuts, axis=1)
+    np.testing.assert_allclose(likeness.max(axis=1), 1, atol=1e-5)
+    assert set(likeness.argmax(axis=1)) == set(range(34))
+
+
+@pytest.mark.parametrize("samples", [100, 480, 500])
+def test_noise_shorter_than_a_clip_is_repeated(samples):
+    audio, noise = random_clips(20, 4000), random_clips(1, samples)[0]
+    added = np.array(BackgroundNoise(noise, 1, 0, 0)(audio, seeded())) - audio
+    np.testing.assert_allclose(power(added), power(audio), rtol=1e-4)
+    period = max(160, samples // 160 * 160)
+    np.testing.assert_allclose(added[:, period:], added[:, :-period], atol=1e-6)
+
+
+@pytest.mark.parametrize(("clip_level", "noise_level"), [(0, 1), (1, 0), (0, 0), (1e-30, 1), (1, 1e-30)])
+def test_silence_stays_finite_and_as_it_is(clip_level, noise_level):
+    audio, noise = random_clips(4, 1000) * np.float32(clip_level), random_clips(1, 5000)[0] * np.float32(noise_level)
+    np.testing.assert_array_equal(BackgroundNoise(noise, 1, 0, 25)(audio, seeded()), audio)
+
+
+def runs(masked: np.ndarray) -> list[int]:
+    """Lengths of the runs of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], masked.astype(int), [0]])))
+    return list(edges[1::2] - edges[::2])
+
+
+@pytest.mark.parametrize(("axis", "masks", "widest"), [(1, 1, 8), (1, 2, 5), (2, 1, 5), (2, 3, 4)])
+def test_masks_are_as_many_and_as_wide_as_configured(axis, masks, widest):
+    features = np.random.default_rng(3).normal(5, 1, (800, 49, 40)).astype(np.float32)
+    layer = SpecAugment(masks, widest, 0, 1) if axis == 1 else SpecAugment(0, 1, masks, widest)
+    out = np.array(layer(features, seeded()))
+    mean = np.broadcast_to(features.mean(axis=1, keepdims=True), features.shape)
+    masked = np.abs(out - mean) < 1e-5
+    np.testing.assert_array_equal(np.where(masked, 0, out), np.where(masked, 0, features))
+    other = 3 - axis
+    lines = masked.mean(axis=other) > 0.5
+    np.testing.assert_array_equal(masked.mean(axis=other) > 0.99, lines)  # a mask spans the other axis
+    found = [runs(line) for line in lines]
+    assert max(map(len, found)) == masks
+    assert max(map(sum, found)) <= masks * widest
+    if masks == 1:
+        widths = np.bincount([sum(run) for run in found], minlength=widest + 1)
+        assert len(widths) == widest + 1
+        np.testing.assert_allclose(widths / len(features), 1 / (widest + 1), atol=0.05)
+    covered = lines.mean(axis=0)
+    assert covered[[0, -1]].min() > 0  # the ends are reached
+    inner = slice(widest, -widest)
+    np.testing.assert_allclose(covered[inner], covered[inner].mean(), atol=0.1)
+
+
+def test_masks_wider_than_the_clip_stay_within_it():
+    features = np.random.default_rng(3).normal(0, 1, (100, 5, 3)).astype(np.float32)
+    out = np.array(SpecAugment(2, 50, 2, 50)(features, seeded()))
+    assert np.isfinite(out).all()
+    np.testing.assert_allclose(out.min(axis=(1, 2)) >= features.min(axis=(1, 2)), True)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1, 4])
+def test_mixup_weights_follow_the_beta_distribution(alpha):
+    clips = 4000
+    labels = np.eye(clips, dtype=np.float32)[:, :]
+    features = np.arange(clips, dtype=np.float32)[:, None, None] * np.ones((1, 2, 3), np.float32)
+    mixed, soft = map(np.array, Mixup(alpha)(features, labels, seeded()))
+    weight = np.diag(soft)
+    np.testing.assert_allclose(soft.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(mixed[:, 1, 2], soft @ np.arange(clips), rtol=1e-4, atol=1e-2)
+    partner = (soft - np.diag(weight)).argmax(axis=1)[weight < 0.99]
+    assert (
+        len(set((partner - np.arange(clips)[weight < 0.99]) % clips)) == 1
+    )  # one distance, so that all take part alike
+    assert weight.mean() == pytest.approx(0.5, abs=0.03)
+    assert weight.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.08)
+
+
+@pytest.mark.parametrize("alpha", [0.001, 0.01])
+def test_mixup_with_a_tiny_alpha_stays_finite(alpha):
+    mixed, soft = Mixup(alpha)(np.ones((500, 2, 3), np.float32), np.eye(500, dtype=np.float32), seeded())
+    np.testing.assert_allclose(mixed, 1, atol=1e-6)
+    np.testing.assert_allclose(np.sum(soft, axis=1), 1, atol=1e-6)
+
+
+def test_mixup_of_a_single_clip_is_that_clip():
+    clip = random_clips(1, 6).reshape(1, 2, 3)
+    mixed, soft = Mixup(0.4)(clip, np.ones((1, 1), np.float32), seeded())
+    np.testing.assert_allclose(mixed, clip, atol=1e-6)
+    np.testing.assert_allclose(soft, 1)
+
+
+def test_settings_switch_parts_off():
+    audio, noise = random_clips(8), random_clips(1, 50000)[0]
+    features, labels = random_clips(8, 49 * 40).reshape(8, 49, 40), np.eye(8, dtype=np.float32)
+    settings = AugmentSettings(**OFF)
+    np.testing.assert_array_equal(build_waveform_augmentation(settings, RATE, noise)(audio, seeded()), audio)
+    for part, out in zip(
+        (features, labels), build_feature_augmentation(settings)(features, labels, seeded()), strict=True
+    ):
+        np.testing.assert_array_equal(out, part)
+    settings = AugmentSettings(**OFF | {"speed": (1, 1), "gain_db": (0, 0), "noise_probability": 1})
+    for no_noise in (None, np.zeros(0, np.int16)):
+        np.testing.assert_array_equal(build_waveform_augmentation(settings, RATE, no_noise)(audio, seeded()), audio)
+
+
+PARTS = {
+    "speed": {"speed": (0.9, 1.1)},
+    "time shift": {"time_shift_ms": 100},
+    "noise": {"noise_probability": 1},
+    "gain": {"gain_db": (-10, 6)},
+}
+
+
+def test_the_chain_is_its_parts_in_order_and_each_keeps_its_draws():
+    audio, noise = random_clips(8), random_clips(1, 50000)[0]
+    together = {key: value for part in PARTS.values() for key, value in part.items()}
+    expected = build_waveform_augmentation(AugmentSettings(**OFF | together), RATE, noise)(audio, seeded())
+    for part in PARTS.values():
+        audio = build_waveform_augmentation(AugmentSettings(**OFF | part), RATE, noise)(audio, seeded())
+    np.testing.assert_allclose(audio, expected, atol=1e-6)
+
+
+def test_features_are_mixed_before_they_are_masked():
+    features, labels = random_clips(8, 49 * 40).reshape(8, 49, 40), np.eye(8, dtype=np.float32)
+    masks = {"time_masks": 2, "frequency_masks": 2}
+    expected = build_feature_augmentation(AugmentSettings(**OFF | masks, mixup=0.5))(features, labels, seeded())
+    mixed, soft = build_feature_augmentation(AugmentSettings(**OFF, mixup=0.5))(features, labels, seeded())
+    masked, unchanged = build_feature_augmentation(AugmentSettings(**OFF | masks))(mixed, soft, seeded())
+    np.testing.assert_array_equal(unchanged, expected[1])
+    np.testing.assert_allclose(masked, expected[0], atol=1e-6)
+
+
+def test_parts_draw_independently():
+    """Shift and gain take as many draws: with one seed for both they would be functions of each other."""
+    impulse = np.zeros((400, 2001), np.float32)
+    impulse[:, 1000] = 1
+    settings = AugmentSettings(**OFF | {"time_shift_ms": 50, "gain_db": (-6, 6)})
+    out = np.array(build_waveform_augmentation(settings, RATE)(impulse, seeded()))
+    shift, gain = out.argmax(axis=1) - 1000, 20 * np.log10(out.max(axis=1))
+    assert shift.std() > 300
+    assert abs(np.corrcoef(shift, gain)[0, 1]) < 0.2
+
+
+def test_speech_stays_speech(shared_data):
+    """The whole chain on a real word: finite, neither silenced nor blown up."""
+    word, _ = soundfile.read(min((shared_data / "speech_commands" / "stop").glob("*.opus")), dtype="float32")
+    noise, _ = soundfile.read(min((shared_data / "noise" / "esc10" / "rain").glob("*.opus")), dtype="int16")
+    out = np.array(build_waveform_augmentation(AugmentSettings(), RATE, noise)(np.repeat(word[None], 64, 0), seeded()))
+    assert np.isfinite(out).all()
+    change = 10 * np.log10(power(out) / power(word))
+    assert -15 < change.min() < change.max() < 10
