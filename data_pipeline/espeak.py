@@ -56,8 +56,8 @@ def accents(language: str) -> dict[str, str]:
 class Espeak:
     """The synthesiser. The library keeps its state in globals: one object a process, one thread.
 
-    Its noise, flutter and phases run on from one utterance to the next, whatever the seed: the same calls in the same
-    order give the same samples only in a fresh process.
+    Flutter and phases run on from one utterance to the next, whatever the seed: the same calls in the same order give
+    the same samples only in a fresh process.
 
     Raises:
         UserError: the library or its data can't be loaded.
@@ -81,23 +81,26 @@ class Espeak:
         self._library.espeak_Info.restype = ctypes.c_char_p
         self.version = self._library.espeak_Info(None).decode()
 
-    def set_voice(self, voice: str, seed: int) -> None:
-        """Takes a voice file and a variant, `gmw/en-US+f3`, and seeds the noise in it (0 <= seed < 2**31)."""
-        if self._library.espeak_SetVoiceByName(voice.encode()):
-            raise ValueError(f"espeak-ng has no voice {voice}")
-        self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
-
-    def say(self, text: str, **parameters: float) -> np.ndarray:
+    def say(self, text: str, voice: str, seed: int, **parameters: float) -> np.ndarray:
         """Speaks `text`.
 
         Args:
             text: of any length, without markup.
+            voice: a voice file and perhaps a variant, `gmw/en-US+f3`.
+            seed: of the noise in it, 0 to 2**31 - 1.
             parameters: `rate` in words a minute (80 to 450), `volume` (100 is full), `pitch` and `range` of the
                 pitch (0 to 99, 50 is the voice's own); rounded; what isn't given stays as it was.
 
         Returns:
             int16 [samples] at 22,050 Hz, silence before and after included.
+
+        Raises:
+            ValueError: there is no such voice.
         """
+        # Each time, even if the voice stays: it empties the echo, in which the word before still hangs.
+        if self._library.espeak_SetVoiceByName(voice.encode()):
+            raise ValueError(f"espeak-ng has no voice {voice}")
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
         for name, value in parameters.items():
             self._library.espeak_SetParameter(_PARAMETERS[name], round(value), 0)
         self._chunks.clear()

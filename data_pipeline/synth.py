@@ -35,7 +35,8 @@ VARIANTS = (  # noqa: SIM905
     "m1 m2 m3 m4 m5 m7 m8 Alex Andy Denis Gene Mike Nguyen Reed boris grandpa klatt4 max pablo pedro"
 ).split()
 """espeak-ng's voice variants that can be understood and told apart: no robots, whispers, near-copies, overdriven ones.
-Each got 25 or more of 28 words right in a nearest-neighbour test (MFCCs, dynamic time warping, other variants)."""
+Each got 25 or more of 28 words right in a nearest-neighbour test (MFCCs, dynamic time warping, other variants); a
+classifier trained on 15 words of real Speech Commands got 80 % of theirs right, and 85 % of unseen people's."""
 _NOISE_SECONDS = 20
 _BABBLE_VOICES = 8
 _FASTEST = 450
@@ -167,8 +168,8 @@ def _checked(
 
 
 def _check_word(word: str) -> None:
-    if not word or word != word.strip() or not word.isprintable():
-        raise UserError(f"{word!r} can't be a word: expected text on one line, without spaces around it")
+    if word != word.strip() or not word.isprintable() or not any(map(str.isalnum, word)):
+        raise UserError(f"{word!r} can't be a word: expected letters or digits on one line, without spaces around them")
     if word.startswith(("_", ".")) or word.endswith(".") or set(word) & set('/\\:*?"<>|'):
         raise UserError(
             f"{word!r} can't be a word: it becomes a folder's name, so it can't begin with _ or ., end with . or hold "
@@ -242,7 +243,6 @@ def _record(
 ) -> float:
     """Writes all clips of a speaker; returns their length in seconds. Runs in the child."""
     rng = np.random.default_rng(seed)
-    _espeak().set_voice(speaker.voice, int(rng.integers(2**31)))
     samples = 0
     for text in texts:
         (folder / text).mkdir(exist_ok=True)
@@ -266,11 +266,12 @@ def _utter(speaker: Speaker, text: str, seconds: float, rng: np.random.Generator
         "volume": rng.uniform(40, 90),
         "rate": speaker.rate * rng.uniform(0.9, 1.1),
     }
-    spoken = _trimmed(_espeak().say(text + mark, **manner))
+    noise_seed = int(rng.integers(2**31))
+    spoken = _say(text + mark, speaker, manner, noise_seed)
     room = 0.95 * seconds * ESPEAK_RATE
     if spoken.size > room:
         manner["rate"] = min(_FASTEST, manner["rate"] * spoken.size / room)
-        spoken = _trimmed(_espeak().say(text + mark, **manner))
+        spoken = _say(text + mark, speaker, manner, noise_seed)
     if not spoken.size:
         raise UserError(f"espeak-ng says nothing for {text!r} in the voice {speaker.name}; write it as it is spoken")
     spoken = resample(spoken, ESPEAK_RATE, SAMPLE_RATE)
@@ -281,9 +282,9 @@ def _utter(speaker: Speaker, text: str, seconds: float, rng: np.random.Generator
     return clip
 
 
-def _trimmed(samples: np.ndarray) -> np.ndarray:
-    """int16 -> float32 in [-1, 1), without what is quieter than 50 dB below the peak at both ends."""
-    samples = samples.astype(np.float32) / 32768
+def _say(text: str, speaker: Speaker, manner: dict[str, float], seed: int) -> np.ndarray:
+    """float32 [samples] in [-1, 1) at 22,050 Hz without what is 50 dB below the peak at both ends; empty if silent."""
+    samples = _espeak().say(text, speaker.voice, seed, **manner).astype(np.float32) / 32768
     level = np.abs(samples)
     heard = np.flatnonzero(level > level.max(initial=0) * 10 ** (-50 / 20))
     return samples[heard[0] : heard[-1] + 1] if heard.size else samples[:0]
@@ -330,10 +331,9 @@ def _babble(rng: np.random.Generator, texts: Sequence[str], speakers: Sequence[S
     """Several speakers at once, each with the words in another order, over and over."""
     babble = np.zeros(_NOISE_SECONDS * SAMPLE_RATE)
     for i in rng.permutation(len(speakers))[:_BABBLE_VOICES]:
-        _espeak().set_voice(speakers[i].voice, int(rng.integers(2**31)))
-        text = " ".join(rng.permutation(texts))
-        spoken = _espeak().say(text, pitch=speakers[i].pitch, range=50, volume=60, rate=speakers[i].rate)
-        babble += np.resize(resample(_trimmed(spoken), ESPEAK_RATE, SAMPLE_RATE), babble.size)
+        manner = {"pitch": speakers[i].pitch, "range": 50, "volume": 60, "rate": speakers[i].rate}
+        spoken = _say(" ".join(rng.permutation(texts)), speakers[i], manner, int(rng.integers(2**31)))
+        babble += np.resize(resample(spoken, ESPEAK_RATE, SAMPLE_RATE), babble.size)
     return babble
 
 

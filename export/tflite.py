@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from data_pipeline.files import written_aside
 from export.verify import ExportError
@@ -27,7 +28,8 @@ def write_tflite(run: Run, path: Path) -> None:
 
     signature = tf.TensorSpec((1, run.config.corpus.clip_samples), tf.float32, name="audio")
     concrete = tf.function(recognize, input_signature=[signature]).get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], run.recognizer)
+    frozen = convert_variables_to_constants_v2(concrete)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     model = converter.convert()
     foreign = [name for name in operators(model) if name.startswith(("Flex", "CUSTOM"))]

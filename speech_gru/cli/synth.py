@@ -54,10 +54,10 @@ def _summarize(made, out: Path) -> None:
         table.add_row(split, str(made.speakers[split]), str(clips))
     table.add_section()
     table.add_row("all", str(sum(made.speakers.values())), str(sum(made.clips.values())))
-    console = Console()
+    console = Console(soft_wrap=True, markup=False, highlight=False)
     console.print(table)
     console.print(
-        f"{len(made.words)} words and {len(made.unknown_words)} for _unknown_, {made.seconds:.0f} s, in {out}"
+        f"{len(made.words)} words, {len(made.unknown_words)} more for _unknown_, {made.seconds:.0f} s in {out}"
     )
-    console.print("Next: name this folder and the words in a config (corpus.path, corpus.words), then")
-    console.print("  speech-gru prepare CONFIG", markup=False)
+    console.print(f"Next: in a config, corpus.path: {out}, corpus.words: [{', '.join(made.words)}]; then")
+    console.print("  speech-gru prepare CONFIG")

@@ -166,7 +166,7 @@ class TestRefusals:
 
     def test_missing(self, tmp_path):
         for path in (tmp_path, tmp_path / "none.wav", "nul\0.wav"):
-            with pytest.raises(AudioError, match="^missing: there is no such file$"):
+            with pytest.raises(AudioError, match=r"^missing: there is no such file$"):
                 load_audio(path, RATE)
 
     def test_unreadable(self, tmp_path, monkeypatch):
@@ -177,7 +177,7 @@ class TestRefusals:
             raise PermissionError(13, "Permission denied", str(path))
 
         monkeypatch.setattr("builtins.open", denied)  # root may read anything
-        with pytest.raises(AudioError, match="^unreadable: Permission denied$"):
+        with pytest.raises(AudioError, match=r"^unreadable: Permission denied$"):
             load_audio(path, RATE)
 
     @pytest.mark.parametrize("suffix", ["wav", "mp3", "vox", "au", "raw", "opus"])
@@ -185,7 +185,7 @@ class TestRefusals:
         """libsndfile takes any content for audio where the file is called .vox, .au or .snd."""
         path = tmp_path / f"clip.{suffix}"
         path.write_text("not a sound\n" * 1000)
-        with pytest.raises(AudioError, match="^not audio: expected WAV, FLAC, Ogg or MP3$"):
+        with pytest.raises(AudioError, match=r"^not audio: expected WAV, FLAC, Ogg or MP3$"):
             load_audio(path, RATE)
 
     @pytest.mark.parametrize(
@@ -214,7 +214,6 @@ class TestRefusals:
     def test_empty(self):
         refused(b"", "^empty: 0 bytes$")
         refused(encoded([]), "^empty: it holds no samples$")
-        refused(with_total_samples(encoded([], container="FLAC"), 0), "^(empty|truncated)")
 
     def test_truncated_wav(self):
         wav = encoded(tone())
@@ -245,14 +244,16 @@ class TestRefusals:
 
     @pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
     def test_truncated_mp3(self, mode):
-        mp3 = encoded(noise(2 * RATE), container="MP3", subtype="MPEG_LAYER_III", bitrate_mode=mode)
+        options = {"bitrate_mode": mode, "compression_level": 0.5}
+        mp3 = encoded(noise(2 * RATE), container="MP3", subtype="MPEG_LAYER_III", **options)
         assert len(load(mp3)) == 2 * RATE
         for cut in (0.3, 0.5, 0.9):
             refused(mp3[: int(cut * len(mp3))], r"^truncated: \d\.\d\d s of 2\.00 s are there$")
 
     def test_mp3_without_frame_count(self):
         """No promise, so nothing to hold it to: the decoder's estimate may be off by a frame."""
-        mp3 = encoded(noise(44100), 44100, "MP3", "MPEG_LAYER_III", bitrate_mode="CONSTANT")
+        options = {"bitrate_mode": "CONSTANT", "compression_level": 0.5}
+        mp3 = encoded(noise(44100), 44100, "MP3", "MPEG_LAYER_III", **options)
         second_frame = mp3.index(mp3[:2], 4)
         assert abs(len(load(mp3[second_frame:], 44100)) - 44100) < 3 * 1152
 
@@ -335,15 +336,16 @@ class TestRefusals:
         """A short, silent, truncated FLAC called .wav has the first of these four faults."""
         path = tmp_path / "a.wav"
         path.write_bytes(encoded(np.zeros(3 * RATE), container="FLAC")[:-10])
-        with pytest.raises(AudioError, match="^misnamed"):
+        with pytest.raises(AudioError, match=r"^misnamed"):
             load_audio(path, RATE, min_seconds=5)
         path = path.rename(tmp_path / "a.flac")
-        with pytest.raises(AudioError, match="^too short"):
+        with pytest.raises(AudioError, match=r"^too short"):
             load_audio(path, RATE, min_seconds=5)
-        with pytest.raises(AudioError, match="^truncated"):
+        with pytest.raises(AudioError, match=r"^truncated"):
             load_audio(path, RATE)
 
 
+MAGICS = [b"", b"RIFF\xff\0\0\0WAVE", b"RIFF\0\0\0\0WAVEdata", b"OggS\0\4", b"fLaC", b"ID3", b"\xff\xfb"]
 SEEDS = [
     encoded(tone(seconds=0.2)),
     encoded(np.stack([tone(seconds=0.2)] * 2, axis=1), subtype="FLOAT"),
@@ -365,9 +367,7 @@ class TestHostileFiles:
 
     @settings(max_examples=60, deadline=None)
     @given(
-        st.sampled_from(
-            [b"", b"RIFF\xff\0\0\0WAVE", b"RIFF\0\0\0\0WAVEdata", b"OggS\0\4", b"fLaC", b"ID3", b"\xff\xfb"]
-        ),
+        st.sampled_from(MAGICS),
         st.binary(max_size=400),
     )
     def test_random_bytes(self, magic, content):
@@ -500,10 +500,8 @@ class TestFitLength:
         assert fitted.shape == (length,)
         assert fitted.dtype == np.int16
         if length <= len(samples):
-            energies = [
-                int((samples[start:][:length].astype(int) ** 2).sum()) for start in range(len(samples) - length + 1)
-            ]
-            start = int(np.argmax(energies))
+            starts = range(len(samples) - length + 1)
+            start = max(starts, key=lambda start: sum(int(value) ** 2 for value in samples[start : start + length]))
             np.testing.assert_array_equal(fitted, samples[start : start + length])
 
     @pytest.mark.parametrize(
