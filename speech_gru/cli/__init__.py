@@ -13,7 +13,7 @@ import click
 import typer
 
 from data_pipeline.errors import UserError
-from speech_gru.cli import download, evaluate, export, prepare, recognize, synth, train
+from speech_gru.cli import download, evaluate, export, prepare, recognize, summary, synth, train
 
 app = typer.Typer(
     name="speech-gru",
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (download, synth, prepare, train, evaluate, export, recognize):
+for module in (download, synth, prepare, train, evaluate, export, recognize, summary):
     verb = module.__name__.rpartition(".")[2]
     app.command(verb, no_args_is_help=True)(getattr(module, verb))
 

@@ -112,19 +112,19 @@ def test_a_word_is_more_like_itself_in_another_voice_than_like_another_word(made
     import librosa
 
     def features(clip):
-        spoken, _ = librosa.effects.trim(clip, top_db=35)
-        mfcc = librosa.feature.mfcc(y=spoken, sr=16000, n_mfcc=13, n_fft=512, hop_length=320, n_mels=40)[1:]
-        return (mfcc - mfcc.mean(1, keepdims=True)) / mfcc.std(1, keepdims=True)
-
-    def distance(a, b):
-        costs = np.linalg.norm(a[:, :, None] - b[:, None, :], axis=0)
-        return librosa.sequence.dtw(C=costs, backtrack=False)[-1, -1] / (a.shape[1] + b.shape[1])
+        """12 MFCCs, normalised, at 24 moments of the word: tempo and loudness don't show in them."""
+        spoken, _ = librosa.effects.trim(clip, top_db=25, frame_length=512, hop_length=160)
+        mfcc = librosa.feature.mfcc(y=spoken, sr=16000, n_mfcc=13, n_fft=512, hop_length=160, n_mels=40)[1:]
+        mfcc = (mfcc - mfcc.mean(1, keepdims=True)) / mfcc.std(1, keepdims=True)
+        return mfcc[:, np.linspace(0, mfcc.shape[1] - 1, 24).round().astype(int)]
 
     clips = {name: features(clip) for name, clip in clips_of(made[0]).items() if name.endswith("_0.wav")}
     right = 0
-    for name, clip in clips.items():
-        others = {other: distance(clip, clips[other]) for other in clips if speaker_of(other) != speaker_of(name)}
-        right += min(others, key=others.get).split("/")[0] == name.split("/")[0]
+    for name in clips:
+        voices = [other for other in clips if speaker_of(other) != speaker_of(name)]
+        nearest = min(voices, key=lambda other: np.linalg.norm(clips[other] - clips[name]))
+        right += nearest.split("/")[0] == name.split("/")[0]
+    print(right, len(clips))
     assert right > 0.7 * len(clips)  # by chance: 0.25
 
 
