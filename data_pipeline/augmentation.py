@@ -116,8 +116,8 @@ class BackgroundNoise(_Augmentation):
     The ratio is that of the mean powers over the clip. A clip or a cut without power leaves the clip as it is.
 
     Args:
-        noise: all noise, one recording after the other: float32 in [-1, 1] or int16, (samples,), at the clips' rate.
-            If shorter than a clip it is repeated.
+        noise: all noise, one recording after the other, (samples,), float32 or int16, at the clips' rate. Its level is
+            of no matter. If shorter than a clip it is repeated.
         probability: share of the clips that get noise.
     """
 
@@ -136,9 +136,7 @@ class BackgroundNoise(_Augmentation):
         rows, count = -(-samples // self._ROW), tf.shape(self._rows)[0]
         start = tf.random.stateless_uniform((batch, 1), cut_seed, 0, tf.maximum(1, count - rows + 1), tf.int32)
         noise = tf.gather(self._rows, (start + tf.range(rows)) % count)
-        noise = tf.reshape(noise, (batch, -1))[:, :samples]
-        if noise.dtype == tf.int16:
-            noise = tf.cast(noise, tf.float32) / 32768
+        noise = tf.cast(tf.reshape(noise, (batch, -1))[:, :samples], tf.float32)
         chosen = _uniform(audio, chosen_seed, 0, 1) < self.probability
         snr = 10 ** (_uniform(audio, snr_seed, self.low_snr_db, self.high_snr_db) / 10)
         level = tf.sqrt(tf.math.divide_no_nan(_power(audio), _power(noise) * snr))
@@ -188,9 +186,8 @@ class Mixup(_Augmentation):
         batch = tf.shape(features)[0]
         partner_seed, weight_seed = tf.unstack(tf.random.split(seed, 2))
         distance = tf.random.stateless_uniform((), partner_seed, 1, tf.maximum(batch, 2), tf.int32)
-        # A Beta variable is one Gamma variable's share of two. For tiny alphas both can round to 0: all is the partner.
         gamma = tf.random.stateless_gamma((2, batch, 1), weight_seed, self.alpha)
-        weight = tf.math.divide_no_nan(gamma[0], gamma[0] + gamma[1])
+        weight = gamma[0] / (gamma[0] + gamma[1])  # a Beta variable; neither Gamma variable is ever 0
 
         def mixed(values, weight):
             return weight * values + (1 - weight) * tf.roll(values, distance, axis=0)

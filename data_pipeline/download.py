@@ -130,7 +130,7 @@ def _checked(archive: Archive, part: Path, progress: Progress, waits: Sequence[f
         _discard(part)
         advice = "it was removed: give the same command again, or a mirror's address"
     raise UserError(
-        f"{packed} isn't the archive that was expected: its SHA-256 should be {archive.sha256}, but is {found}; {advice}"
+        f"{packed} isn't the archive that was expected: its SHA-256 is {found} instead of {archive.sha256}; {advice}"
     )
 
 
@@ -164,9 +164,7 @@ def _transfer(archive: Archive, part: Path, report: Report, max_bytes: int) -> N
     with _request(archive, part, have) as response:
         if response.status == 416 and archive.size is None and response.headers["Content-Range"] == f"bytes */{have}":
             return  # nothing was missing
-        if response.status == 206 and _goes_on(response, part, have, archive.size):
-            total = have + response.length
-        elif response.status == 200:
+        if response.status == 200:
             have, total = 0, response.length
             if total is not None and archive.size not in (None, total):
                 raise UserError(
@@ -174,8 +172,10 @@ def _transfer(archive: Archive, part: Path, report: Report, max_bytes: int) -> N
                     f"{total}; try again, or give a mirror's address"
                 )
         else:
-            _discard(part)
-            raise _BrokeOffError(f"the server couldn't go on from there ({response.status} {response.reason})")
+            total = _length_if_same(response, part, have, archive.size)
+            if total is None:
+                _discard(part)
+                raise _BrokeOffError(f"the server couldn't go on from there ({response.status} {response.reason})")
         total = archive.size or total
         _need_room(part.parent, (1 + _UNPACKED_RATIO) * (total or 0) - have)
         _receive(response, part, have, total, report, max_bytes)
@@ -206,16 +206,14 @@ def _request(archive: Archive, part: Path, have: int) -> http.client.HTTPRespons
         raise _BrokeOffError(str(error) or type(error).__name__) from error
 
 
-def _goes_on(response, part: Path, have: int, size: int | None) -> bool:
-    """Whether an answer to a Range request brings the rest, from byte `have` on, of the file that `part` began."""
-    span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers["Content-Range"] or "")
-    if not span:
-        return False
-    first, last, total = map(int, span.groups())
-    whole = first == have and last == total - 1 and response.length == total - have
-    return (
-        whole and size in (None, total) and response.headers["ETag"] in (None, _etag(part) or response.headers["ETag"])
-    )
+def _length_if_same(response, part: Path, have: int, size: int | None) -> int | None:
+    """Length of the whole file if the answer goes on, from byte `have`, with the file that `part` began; else None."""
+    span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers["Content-Range"] or "")
+    etag = _etag(part)
+    if not span or int(span[1]) != have or (etag and response.headers["ETag"] not in (None, etag)):
+        return None
+    total = int(span[2])
+    return total if size in (None, total) else None
 
 
 def _receive(response, part: Path, have: int, total: int | None, report: Report, max_bytes: int) -> None:
@@ -317,7 +315,8 @@ def _extract(packed: Path, folder: Path, report: Report, max_bytes: int, max_mem
     total, count, reported = _length(packed), 0, 0
     with packed.open("rb") as file, gzip.open(file) as stream:
         report(0, total)
-        with tarfile.open(fileobj=_Bounded(stream, max_bytes), mode="r:") as tar:
+        bounded = _Bounded(stream, max_bytes)
+        with tarfile.open(fileobj=bounded, mode="r:") as tar:
             for count, member in enumerate(iter(tar.next, None), 1):
                 if count > max_members:
                     raise UserError(f"{packed} holds more than {max_members} files and folders; that is refused")
@@ -326,6 +325,8 @@ def _extract(packed: Path, folder: Path, report: Report, max_bytes: int, max_mem
                 if file.tell() >= reported + _BLOCK:
                     reported = file.tell()
                     report(reported, total)
+        while bounded.read(_BLOCK):
+            pass  # gzip compares its checksum at the very end
     if not count:
         raise UserError(f"{packed} holds no files")
     report(total, total)
@@ -349,8 +350,9 @@ class _Bounded:
     def read(self, count: int) -> bytes:
         if not 0 <= count <= _BLOCK:
             raise tarfile.ReadError(f"a header claims {count} bytes")
-        self._check(self.tell() + count)
-        return self._stream.read(count)
+        block = self._stream.read(count)
+        self._check(self.tell())
+        return block
 
     def seek(self, position: int) -> None:
         if position < self.tell():

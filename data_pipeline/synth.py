@@ -149,8 +149,8 @@ def _checked(
     if unknown_words is None:
         if language.lower().split("-")[0] != "en":
             raise UserError(
-                f"the default words for _unknown_ are English, so with the language {language!r} name some yourself "
-                "(unknown words), or none explicitly"
+                f"the default words for _unknown_ are English; with the language {language!r} give some yourself, or "
+                'an empty list for none (--unknown-words "a,b" or "", unknown_words in Python)'
             )
         chosen = {word.lower() for word in words}
         unknown_words = [word for word in UNKNOWN_WORDS if word not in chosen]
@@ -220,9 +220,8 @@ def _child() -> Iterator[ProcessPoolExecutor]:
     """One fresh process, as only a fresh library says the same again; Ctrl-C is for the parent alone."""
     context = multiprocessing.get_context("spawn")
     child = ProcessPoolExecutor(1, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
-    child.submit(
-        os.putenv, "OPENBLAS_NUM_THREADS", "1"
-    )  # before NumPy loads there: more threads cost more than they do
+    # Before NumPy is loaded there: for products this small, a second BLAS thread costs up to a hundred times the work.
+    child.submit(os.putenv, "OPENBLAS_NUM_THREADS", "1")
     try:
         yield child
     finally:

@@ -3,7 +3,7 @@
 # DATA: a folder of your own recordings, a folder a word; without it, eight words are synthesised.
 set -eu
 
-words="lights music louder quieter open close stop start"
+words="lights music radio timer louder quieter pause heating"
 say() { printf '\n\033[1m$ speech-gru %s\033[0m\n' "$*"; speech-gru "$@"; }
 
 if [ -n "${DATA:-}" ]; then

@@ -23,11 +23,13 @@ def download(
         typer.Option(help="With --url: SHA-256 of its archive, if not the one Google published.", show_default=False),
     ] = None,
 ) -> None:
-    """Download Google's Speech Commands: a hundred thousand one-second clips of spoken words (licence: CC BY 4.0).
+    """Download Google's Speech Commands: 100,000 one-second clips of spoken words.
 
-    An interrupted download goes on where it stopped when the same command is given again. The archive is checked
-    against its published checksum, unpacked and removed; have 2.5 times its size free. Without a connection, put
-    speech_commands_VERSION.tar.gz into the folder yourself: it is then used and kept.
+    Their licence is CC BY 4.0. An interrupted download goes on where it stopped
+    when the same command is given again. The archive is checked against its
+    published checksum, unpacked and removed; have 2.5 times its size free.
+    Without a connection, put speech_commands_VERSION.tar.gz into the folder
+    yourself: it is then used and kept.
 
     [bold]Example:[/bold]  speech-gru download v0.02 --out data
     """

@@ -7,7 +7,7 @@ import typer
 
 
 def synth(
-    words: Annotated[list[str], typer.Argument(help="The words to tell apart, such as: lamp music louder quieter.")],
+    words: Annotated[list[str], typer.Argument(metavar="WORDS", help="The words to tell apart.")],
     out: Annotated[Path, typer.Option(help="A new or empty folder for the corpus.", show_default=False)],
     voices: Annotated[int, typer.Option(help="Speakers; split into train, validation and test by voice.")] = 48,
     takes: Annotated[int, typer.Option(help="Clips of each word from each speaker.")] = 4,
@@ -17,24 +17,25 @@ def synth(
     unknown_words: Annotated[
         str | None,
         typer.Option(
-            help='Words for _unknown_, separated by commas; "" for none. The default ones are English.',
+            help='Further words, for _unknown_, separated by commas; "" for none. The default ones are English.',
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Make a corpus of your words with espeak-ng, to try them out before anyone has recorded them.
+    """Make a corpus of your words with the synthesiser espeak-ng, to try them out before anyone has recorded them.
 
     Synthetic voices don't stand for people: record real speakers before you rely on the recogniser.
+
+    [bold]Example:[/bold]  speech-gru synth lights music louder quieter --out my_words
     """
     from data_pipeline.synth import synthesize
     from speech_gru.cli.console import progress_bar
 
-    given = None if unknown_words is None else [word.strip() for word in unknown_words.split(",") if word.strip()]
-    with progress_bar("speaking") as progress:
+    with progress_bar("Speaking") as progress:
         made = synthesize(
             words,
             out,
-            unknown_words=given,
+            unknown_words=None if unknown_words is None else [w.strip() for w in unknown_words.split(",") if w.strip()],
             voices=voices,
             takes=takes,
             language=language,
@@ -42,22 +43,24 @@ def synth(
             seconds=seconds,
             progress=progress,
         )
-    _summarize(made, out)
+    _print_summary(made, out)
 
 
-def _summarize(made, out: Path) -> None:
+def _print_summary(made, out: Path) -> None:
+    import json
+    import shlex
+
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table("split", "speakers", "clips")
+    from speech_gru.cli.console import new_table
+
+    table = new_table("split", "speakers", "clips")
     for split, clips in made.clips.items():
         table.add_row(split, str(made.speakers[split]), str(clips))
     table.add_section()
     table.add_row("all", str(sum(made.speakers.values())), str(sum(made.clips.values())))
-    console = Console(soft_wrap=True, markup=False, highlight=False)
-    console.print(table)
-    console.print(
-        f"{len(made.words)} words, {len(made.unknown_words)} more for _unknown_, {made.seconds:.0f} s in {out}"
-    )
-    console.print(f"Next: in a config, corpus.path: {out}, corpus.words: [{', '.join(made.words)}]; then")
-    console.print("  speech-gru prepare CONFIG")
+    Console().print(table)
+    print(f"{out}: {len(made.words)} words and {len(made.unknown_words)} more for _unknown_, {made.seconds:.0f} s")
+    words = json.dumps(made.words, ensure_ascii=False)
+    settings = (f"corpus.path={out}", f"corpus.shards={out}-shards", f"corpus.words={words}")
+    print("Next: speech-gru prepare demo", *(f"--set {shlex.quote(setting)}" for setting in settings))

@@ -10,7 +10,7 @@ from speech_gru.cli.options import CONFIG, SET
 
 def train(
     config: CONFIG,
-    out: Annotated[Path | None, typer.Option(help="The run directory.  [default: runs/NAME]")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run directory.  (default: runs/NAME)")] = None,
     settings: SET = (),
 ):
     """Train a recogniser on prepared shards, keep the best weights, measure them on validation and test clips.

@@ -124,7 +124,6 @@ def test_a_word_is_more_like_itself_in_another_voice_than_like_another_word(made
         voices = [other for other in clips if speaker_of(other) != speaker_of(name)]
         nearest = min(voices, key=lambda other: np.linalg.norm(clips[other] - clips[name]))
         right += nearest.split("/")[0] == name.split("/")[0]
-    print(right, len(clips))
     assert right > 0.7 * len(clips)  # by chance: 0.25
 
 

@@ -1,0 +1,90 @@
+"""Peak memory of `prepare` and of training's input pipeline on a corpus and on one so many times its size.
+
+python benchmarks/memory.py speech_commands_subset --times 10
+
+The larger corpus is made of links to the same files under other speakers' names, in a scratch folder.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from data_pipeline.corpus import AUDIO_SUFFIXES
+from speech_gru.config import load_config
+
+PREPARE = """
+import sys
+from speech_gru.config import load_config
+from data_pipeline.prepare import prepare
+prepare(load_config(sys.argv[1], sys.argv[2:]).corpus)
+"""
+READ = """
+import sys
+from speech_gru.config import load_config
+from speech_gru.training import adapted_front_end, plan_training
+from data_pipeline.dataset import training_batches
+config = load_config(sys.argv[1], sys.argv[2:])
+plan, front_end = plan_training(config), adapted_front_end(config)
+batches = training_batches(config.corpus.shards, plan.labels, front_end, config.augment,
+    clip_samples=config.corpus.clip_samples, seed=0, batch_size=128, steps_per_epoch=plan.steps_per_epoch)
+for batch in batches.take(plan.steps_per_epoch):
+    pass
+"""
+REPORT = """
+import resource
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def multiply(corpus: Path, times: int, folder: Path) -> Path:
+    """Links a folder-per-word corpus `times` times into `folder`: a copy's speakers have other names."""
+    for path in corpus.rglob("*"):
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            word = path.parent.name
+            (folder / word).mkdir(parents=True, exist_ok=True)
+            for copy in range(times if not word.startswith("_") else 1):
+                target = folder / word / (path.name if copy == 0 else f"copy{copy}{path.name}")
+                try:
+                    os.link(path, target)
+                except OSError:  # another file system
+                    target.write_bytes(path.read_bytes())
+    return folder
+
+
+def peak_megabytes(program: str, *arguments: str) -> tuple[float, float]:
+    """Runs a program in a process of its own; gives its peak resident memory in MB and its seconds."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", program + REPORT, *arguments],
+        check=True,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    unit = 1e6 if sys.platform == "darwin" else 1e3
+    return int(done.stdout.split()[-1]) / unit, time.perf_counter() - start
+
+
+def main() -> None:
+    """Prints a line for each program and size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--scratch", type=Path, help="where the copies go (default: the system's temporary folder)")
+    arguments = parser.parse_args()
+    corpus = load_config(arguments.config).corpus.path
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
+        for times in (1, arguments.times):
+            root = multiply(corpus, times, Path(scratch, f"corpus-{times}"))
+            clips = sum(1 for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+            settings = (f"corpus.path={root}", f"corpus.shards={scratch}/shards-{times}")
+            for name, program in (("prepare", PREPARE), ("input pipeline, an epoch", READ)):
+                memory, seconds = peak_megabytes(program, arguments.config, *settings)
+                print(f"{clips:8,} files  {name:26} {memory:7,.0f} MB peak  {seconds:6.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
