@@ -203,7 +203,7 @@ def _request(archive: Archive, part: Path, have: int) -> http.client.HTTPRespons
     except (http.client.InvalidURL, ValueError) as error:
         raise UserError(f"{archive.url} isn't an address: {error}") from error
     except (OSError, http.client.HTTPException) as error:
-        raise _BrokeOffError(str(error) or type(error).__name__) from error
+        raise _BrokeOffError(str(getattr(error, "reason", error)) or type(error).__name__) from error
 
 
 def _length_if_same(response, part: Path, have: int, size: int | None) -> int | None:

@@ -1,10 +1,21 @@
 """Settings of the data: which clips, which features, which augmentation. One class a section of an experiment's YAML."""
 
+import os
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+
+def normalize_text(text: str) -> str:
+    """How words are compared: composed Unicode (NFC), one space for any white space, none at the ends."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]
+"""`~` is the home directory here too: no shell expands it in a YAML file or after `--set KEY=`."""
+Word = Annotated[str, AfterValidator(normalize_text)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Milliseconds = Annotated[float, Field(gt=0)]
 Range = tuple[float, float]
@@ -19,21 +30,21 @@ class Settings(BaseModel):
 class CorpusSettings(Settings):
     """Where the clips are, and what becomes of them."""
 
-    path: Path
+    path: UserPath
     """A folder with a sub-folder a word, or a CSV manifest (`path,label|text,speaker,split`)."""
-    shards: Path
+    shards: UserPath
     """The folder that `prepare` writes: shards, manifest.csv, rejected.csv."""
-    words: tuple[str, ...] = ()
+    words: tuple[Word, ...] = ()
     """The words to tell apart; all others become `_unknown_`. Empty: every word of the corpus is one."""
     unknown_share: Share = 1.0
-    """At most this share of a split's clips is `_unknown_`; which clips are left out is drawn by a hash of their paths."""
+    """At most this share of a split's speech is `_unknown_`; which clips are left out is drawn by a hash of their paths."""
     silence_share: Share = 0.1
     """`_silence_` clips, cut from the noise recordings, as a share of a split's clips. 0: no such label."""
-    noise: tuple[Path, ...] = ()
+    noise: tuple[UserPath, ...] = ()
     """Folders or files of noise recordings, beside the corpus's own `_background_noise_`."""
     sample_rate: Annotated[int, Field(ge=8000, le=48000)] = 16000
     """Samples a second; every clip is resampled to it."""
-    clip_seconds: Annotated[float, Field(gt=0, le=30)] = 1.0
+    clip_seconds: Annotated[float, Field(ge=0.01, le=30)] = 1.0
     """Clips are fitted to this length: a longer one is cut to its loudest stretch, a shorter one padded on both sides."""
     min_seconds: Annotated[float, Field(ge=0)] = 0.1
     """Shorter clips are set aside."""
@@ -54,6 +65,10 @@ class CorpusSettings(Settings):
             raise ValueError("validation_share and test_share leave nothing to train on; their sum must be below 1")
         if self.silence_share >= 1:
             raise ValueError("silence_share must be below 1")
+        if self.min_seconds > self.max_seconds:
+            raise ValueError(f"min_seconds ({self.min_seconds:g}) can't exceed max_seconds ({self.max_seconds:g})")
+        if "" in self.words:
+            raise ValueError("one of the words is empty")
         for reserved in ("_unknown_", "_silence_", "_background_noise_"):
             if reserved in self.words:
                 raise ValueError(f"{reserved} is made by `prepare` and can't be one of the words")

@@ -214,7 +214,7 @@ def test_changed_file_is_noticed_where_the_server_ignores_if_range(site, tmp_pat
     assert [asked[2] for asked in site.asked] == [206, 200]
 
 
-@pytest.mark.parametrize("content_range", ["bytes 0-9/10", "bytes {}-{}/7", "nonsense"])
+@pytest.mark.parametrize("content_range", ["bytes 0-{1}/{2}", "bytes {0}-{1}/7", "nonsense"])
 def test_wrong_content_range_starts_over(site, tmp_path, content_range):
     (tmp_path / "clips.tar.gz.part").write_bytes(GOOD[:1000])
     site.content_range = content_range
@@ -436,6 +436,10 @@ HOSTILE = {
     "pipe": (packed(member("pipe", kind=tarfile.FIFOTYPE)), "'pipe', which is neither"),
     "sparse": (sparse(), "'huge.wav', which is neither"),
     "bomb": (packed(member("good.wav", b"a"), member("zeros.wav", bytes(5_000_000))), "unpacks to more than 1.00 MB"),
+    "bomb behind the end": (
+        gzip.compress(gzip.decompress(packed(member("a.wav"))) + bytes(5_000_000)),
+        "unpacks to more",
+    ),
     "bomb as a header": (packed(member("n" * 3_000_000, b"x")), "isn't a sound"),
     "many": (packed(*(member(f"{i}.wav") for i in range(101))), "more than 100 files and folders"),
     "negative length": (negative(), "isn't a sound"),
