@@ -4,21 +4,21 @@ import csv
 import difflib
 import hashlib
 import os
-import re
+import sys
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-
-import soundfile
+from pathlib import Path, PurePosixPath
 
 from data_pipeline.errors import UserError
-from data_pipeline.settings import CorpusSettings
+from data_pipeline.files import AUDIO_SUFFIXES, files_under, name_fault, printable
+from data_pipeline.noise import NOISE_FOLDER, draw_cuts, find_noise
+from data_pipeline.settings import CorpusSettings, normalize_text
+from data_pipeline.splits import SPLITS, read_split_list, speaker_of, split_speakers, which_split
 
-SPLITS = ("train", "validation", "test")
-UNKNOWN, SILENCE, NOISE_FOLDER = "_unknown_", "_silence_", "_background_noise_"
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"})
+UNKNOWN, SILENCE = "_unknown_", "_silence_"
+_SPLIT_LISTS = {"validation_list.txt": "validation", "testing_list.txt": "test"}
 _SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -31,7 +31,7 @@ class Clip:
     """One clip to be learnt or tested: where it is, what is said, who says it, what it is for."""
 
     path: str
-    """Relative to the corpus, with forward slashes; a noise recording's own path where it lies elsewhere."""
+    """Relative to the corpus, with forward slashes; absolute for a noise recording that lies elsewhere."""
     word: str
     """What the corpus calls it: its folder or label; where a manifest has only a text, the text."""
     split: str
@@ -53,7 +53,8 @@ class Corpus:
     clips: list[Clip]
     labels: tuple[str, ...]
     """The recogniser's classes, in the order of its outputs."""
-    noise: list[Path]
+    noise: dict[Path, float]
+    """The noise recordings, with their lengths in seconds."""
     rejected: list[tuple[str, str]] = field(default_factory=list)
     """(path, reason) of what was set aside before any audio was read."""
     notes: list[str] = field(default_factory=list)
@@ -62,17 +63,20 @@ class Corpus:
 def read_corpus(settings: CorpusSettings, *, for_test: bool = False) -> Corpus:
     """Reads the corpus that `settings` describe: labels assigned, `_unknown_` and `_silence_` made.
 
+    No clip is decoded: one may yet prove unusable. Words, speakers and names in lists are compared as `normalize_text`
+    gives them. Clips that the corpus itself calls `_unknown_` or `_silence_` keep that label.
+
     Args:
         for_test: all clips go into the test split, whatever the corpus says, and words may be missing.
 
     Raises:
-        UserError: nothing is there; a word has no clip; two words differ only in case; a CSV lacks its columns.
+        UserError: nothing is there; a word has no clip; words differ only in case; a list or the CSV can't be read.
     """
     path = settings.path
     if path.is_dir():
-        root, (clips, rejected, notes) = path, _read_folder(path, settings)
+        root, (clips, rejected, notes, split_notes) = path, _read_folder(path, settings)
     elif path.is_file():
-        root, (clips, rejected, notes) = path.parent, _read_csv(path, settings)
+        root, (clips, rejected, notes, split_notes) = path.parent, _read_csv(path, settings)
     else:
         raise UserError(f"corpus.path: {path} is neither a folder of words nor a CSV manifest; it doesn't exist")
     if not clips:
@@ -81,199 +85,201 @@ def read_corpus(settings: CorpusSettings, *, for_test: bool = False) -> Corpus:
             f"corpus.path: no clip found in {path}; expected a folder a word with audio files in it, or a CSV with the "
             f"columns path and label{first}"
         )
-    noise = list(_noise_recordings(root if path.is_dir() else None, settings.noise))
     if for_test:
         clips = [replace(clip, split="test") for clip in clips]
     else:
-        _require_words(settings.words, Counter(clip.word for clip in clips))
-    labelled, labels = _label(clips, settings, notes)
-    silence = list(_cut_silence(noise, labelled, root, settings, notes))
-    if silence:
-        labels = (*labels, SILENCE)
-    notes += () if for_test else _warnings(labelled)
-    return Corpus(root, labelled + silence, labels, noise, rejected, notes)
+        notes += split_notes
+        _require_words(settings.words, {clip.word for clip in clips})
+    words, clips = _label(clips, settings, notes)
+    noise = find_noise(root, settings.noise, notes)
+    clips += _cut_silence(noise, clips, root, settings, notes)
+    labels = {clip.label for clip in clips}
+    made = [label for label in (UNKNOWN, SILENCE) if label in labels]
+    return Corpus(root, clips, (*words, *made), noise, rejected, notes)
 
 
-def which_split(name: str, validation_share: float, test_share: float) -> str:
-    """Google's rule for Speech Commands (`which_set`; Warden 2018, arXiv:1804.03209, section 5): by the speaker's hash.
-
-    Args:
-        name: a file's name, with or without folders; what follows `_nohash_` doesn't count.
-        validation_share, test_share: of the speakers, 0 to 1.
-    """
-    largest = 2**27 - 1
-    digest = int(hashlib.sha1(speaker_of(name).encode()).hexdigest(), 16)
-    percentage = (digest % (largest + 1)) * (100.0 / largest)
-    if percentage < validation_share * 100:
-        return "validation"
-    return "test" if percentage < (validation_share + test_share) * 100 else "train"
-
-
-def speaker_of(name: str) -> str:
-    """The speaker in a Speech Commands file name: what stands before `_nohash_`, else the whole name."""
-    return re.sub(r"_nohash_.*$", "", name.rsplit("/", 1)[-1])
-
-
-def read_split_list(path: Path) -> set[str]:
-    """The `word/file` names of a validation_list.txt or testing_list.txt; empty if there is no such file."""
-    if not path.is_file():
-        return set()
-    return {_normalize(line.strip()) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
-
-
-def split_speakers(speakers: Iterable[str], validation_share: float, test_share: float) -> dict[str, str]:
-    """A split for each speaker: by hash, so that a speaker keeps it when others come.
-
-    From three speakers on no split is empty; one or two all train: nothing can be measured on them honestly.
-    """
-    ordered = sorted(set(speakers), key=lambda speaker: hashlib.sha1(speaker.encode()).hexdigest())
-    if len(ordered) < 3:
-        return dict.fromkeys(ordered, "train")
-    splits = {speaker: which_split(speaker, validation_share, test_share) for speaker in ordered}
-    wanted = {"train": 1.0, "validation": validation_share, "test": test_share}
-    for split in (split for split in SPLITS if wanted[split] > 0 and split not in splits.values()):
-        counts = Counter(splits.values())
-        splits[next(speaker for speaker in ordered if counts[splits[speaker]] > 1)] = split
-    return splits
-
-
-Read = tuple[list[Clip], list[tuple[str, str]], list[str]]
+Read = tuple[list[Clip], list[tuple[str, str]], list[str], list[str]]
+"""Clips without labels; (path, reason) of what was set aside; notes; notes on how the splits came about."""
 
 
 def _read_folder(root: Path, settings: CorpusSettings) -> Read:
-    listed = {
-        "validation": read_split_list(root / "validation_list.txt"),
-        "test": read_split_list(root / "testing_list.txt"),
-    }
-    clips, rejected = [], []
-    for path in _files(root):
-        name = path.relative_to(root).as_posix()
-        word = _normalize(name.split("/")[0])
-        if "/" not in name:
-            if path.suffix.lower() in AUDIO_SUFFIXES:
-                rejected.append((name, "lies beside the words' folders, so its word is unknown"))
-        elif not word.startswith("_"):
-            if path.suffix.lower() not in AUDIO_SUFFIXES:
-                rejected.append((name, f"misnamed: {path.suffix or 'no suffix'} is no audio file's suffix"))
-            elif not _inside(path, root):
-                rejected.append((name, "links to a file outside the corpus"))
-            else:
-                clips.append(Clip(name, word, _listed_or_hashed(name, listed, settings), speaker_of(name), word))
-    return clips, rejected, []
+    listed, split_notes = _read_split_lists(root)
+    shares = settings.validation_share, settings.test_share
+    clips, rejected, others = [], [], []
+    for name in files_under(root, rejected):
+        parts, suffix = name.split("/"), PurePosixPath(name).suffix.lower()
+        word, is_audio = sys.intern(normalize_text(parts[0])), suffix in AUDIO_SUFFIXES
+        if (word == NOISE_FOLDER and is_audio) or name in _SPLIT_LISTS:
+            continue
+        if any(part.startswith(".") for part in parts) or (len(parts) == 1 and not is_audio) or _is_reserved(word):
+            others.append(printable(name))
+        elif reason := _file_fault(name, root, is_audio):
+            rejected.append((printable(name), reason))
+        else:
+            split = listed.get(_stem(name), "train") if listed else which_split(name, *shares)
+            clips.append(Clip(name, word, split, sys.intern(speaker_of(name)), word))
+    absent = len(listed.keys() - {_stem(clip.path) for clip in clips})
+    split_notes += [f"{absent} names of {' and '.join(_SPLIT_LISTS)} are no clips here"] if absent else []
+    split_notes += [] if listed else _nameless(clips)
+    shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+    return clips, rejected, [f"{len(others)} files are no clips of a word: {shown}"] if others else [], split_notes
 
 
-def _listed_or_hashed(name: str, listed: dict[str, set[str]], settings: CorpusSettings) -> str:
-    if any(listed.values()):
-        return next((split for split, names in listed.items() if _normalize(name) in names), "train")
-    return which_split(name, settings.validation_share, settings.test_share)
+def _is_reserved(word: str) -> bool:
+    return word.startswith("_") and word not in (UNKNOWN, SILENCE)
 
 
-def _files(root: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+def _file_fault(name: str, root: Path, is_audio: bool) -> str:
+    if fault := name_fault(name):
+        return fault
+    if "/" not in name:
+        return "lies beside the words' folders, so its word is unknown"
+    if not is_audio:
+        return f"not audio by its name; expected one of {', '.join(sorted(AUDIO_SUFFIXES))}"
+    if os.path.islink(root / name) and not _inside(os.path.realpath(root / name), os.path.realpath(root)):
+        return "links to a file outside the corpus"
+    return ""
+
+
+def _read_split_lists(root: Path) -> tuple[dict[str, str], list[str]]:
+    """The splits by stem: a corpus may have been converted from WAV since. Empty if there is no list."""
+    listed, doubled = {}, 0
+    for file, split in _SPLIT_LISTS.items():
+        for stem in {_stem(name) for name in read_split_list(root / file)}:
+            doubled += stem in listed
+            listed[stem] = split
+    return listed, [f"{doubled} clips are in both split lists, and count as test clips"] if doubled else []
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(normalize_text(name))[0]
+
+
+def _nameless(clips: Iterable[Clip]) -> list[str]:
+    """A note on clips without a speaker, for which splits were made."""
+    count = sum(clip.speaker == clip.path.rsplit("/", 1)[-1] for clip in clips)
+    message = "clips name no speaker, and count as one speaker each: the same voice may be in several splits"
+    return [f"{count} {message}"] if count else []
 
 
 def _read_csv(manifest: Path, settings: CorpusSettings) -> Read:
-    root, rejected, rows, seen = manifest.parent, [], [], {}
+    root, rejected, clips, lines = os.path.realpath(manifest.parent), [], [], {}
     for line, row in _csv_rows(manifest):
-        name = row["path"].replace("\\", "/")
-        reason = _row_fault(row, root / name, root) or (name in seen and f"path given already in line {seen[name]}")
-        if reason:
-            rejected.append((name or f"line {line}", f"line {line}: {reason}"))
+        name = _locate(row["path"], root)
+        if reason := _row_fault(row, name, root) or (f"the file of line {lines[name]} again" if name in lines else ""):
+            rejected.append((printable(row["path"]) or f"line {line}", f"line {line}: {reason}"))
             continue
-        seen[name] = line
+        lines[name] = line
+        label, text, speaker = (normalize_text(row[column]) for column in ("label", "text", "speaker"))
         split = _SPLIT_NAMES[row["split"].lower()] if row["split"] else ""
-        speaker = row["speaker"] or speaker_of(name)
-        label, text = _normalize(row["label"]), _normalize(row["text"])
-        rows.append(Clip(name, label or text, split, speaker, text or label))
-    given = defaultdict(Counter)
-    for clip in rows:
-        if clip.split:
-            given[clip.speaker][clip.split] += 1
-    notes = [
-        f"speaker {speaker} is in several splits, as the manifest says: figures on them will flatter"
-        for speaker, splits in sorted(given.items())
-        if len(splits) > 1
-    ]
-    made = split_speakers(
-        {clip.speaker for clip in rows if not given[clip.speaker]}, settings.validation_share, settings.test_share
-    )
-    made |= {speaker: splits.most_common(1)[0][0] for speaker, splits in given.items() if splits}
-    return [replace(clip, split=clip.split or made[clip.speaker]) for clip in rows], rejected, notes
+        clips.append(
+            Clip(name, sys.intern(label or text), split, sys.intern(speaker or speaker_of(name)), text or label)
+        )
+    split_notes = _nameless(clip for clip in clips if not clip.split)
+    return _fill_splits(clips, settings), rejected, [], split_notes
 
 
 def _csv_rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
     columns = ("path", "label", "text", "speaker", "split")
     try:
         with manifest.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, restkey="surplus")
             header = [name.strip().lower() for name in reader.fieldnames or ()]
             if "path" not in header or not {"label", "text"} & set(header):
                 raise UserError(
-                    f"{manifest}: expected the columns path and label (or text), optionally speaker and split; "
-                    f"the first line has: {', '.join(header) or 'nothing'}"
+                    f"{manifest}: expected the columns path and label (or text), optionally speaker and split, with "
+                    f"commas between them; the first line has: {printable(' | '.join(header)) or 'nothing'}"
                 )
             reader.fieldnames = header
             for row in reader:
-                yield reader.line_num, {name: (row.get(name) or "").strip() for name in columns}
+                values = {name: (row.get(name) or "").strip() for name in columns}
+                yield reader.line_num, values | {"surplus": "".join(row.get("surplus", ()))}
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{manifest}: expected a CSV file in UTF-8: {error}") from error
 
 
-def _row_fault(row: dict[str, str], path: Path, root: Path) -> str:
-    if not row["path"]:
+def _locate(given: str, root: str) -> str:
+    """The file that a manifest means, relative to `root` with links resolved; `given` if there is none.
+
+    Tried as given, with slashes for backslashes, and in both Unicode forms: macOS decomposes names, editors don't.
+    """
+    if not name_fault(given):
+        for name in (given, given.replace("\\", "/")):
+            for form in (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)):
+                path = os.path.realpath(os.path.join(root, form))
+                if os.path.isfile(path):
+                    return os.path.relpath(path, root).replace(os.sep, "/")
+    return given
+
+
+def _row_fault(row: dict[str, str], name: str, root: str) -> str:
+    if row["surplus"]:
+        return "more fields than columns; a text with a comma needs quotes around it"
+    if not name:
         return "no path"
+    if fault := name_fault(name):
+        return fault
     if not row["label"] and not row["text"]:
         return "neither label nor text"
     if row["split"] and row["split"].lower() not in _SPLIT_NAMES:
         return f"split is {row['split']!r}; expected train, validation or test"
-    if not _inside(path, root):
+    if not _inside(os.path.realpath(os.path.join(root, name)), root):
         return "path leads outside the manifest's folder"
-    return "" if path.is_file() else "file is missing"
+    return "" if os.path.isfile(os.path.join(root, name)) else "file is missing"
 
 
-def _inside(path: Path, root: Path) -> bool:
-    return path.resolve().is_relative_to(root.resolve())
+def _inside(path: str, root: str) -> bool:
+    """Whether `path` lies under `root`, both with links resolved."""
+    return path.startswith(os.path.join(root, ""))
 
 
-def _normalize(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
+def _fill_splits(clips: list[Clip], settings: CorpusSettings) -> list[Clip]:
+    """Gives clips without a split that of their speaker: the most frequent given one, else a new one."""
+    given = defaultdict(Counter)
+    for clip in clips:
+        if clip.split:
+            given[clip.speaker][clip.split] += 1
+    unsplit = {clip.speaker for clip in clips} - given.keys()
+    splits = split_speakers(unsplit, settings.validation_share, settings.test_share)
+    splits |= {speaker: counts.most_common(1)[0][0] for speaker, counts in given.items()}
+    return [clip if clip.split else replace(clip, split=splits[clip.speaker]) for clip in clips]
 
 
-def _label(clips: list[Clip], settings: CorpusSettings, notes: list[str]) -> tuple[list[Clip], tuple[str, ...]]:
-    present = Counter(clip.word for clip in clips)
-    _refuse_case_twins(present)
-    words = tuple(_normalize(word) for word in settings.words) or tuple(sorted(present))
-    known = [replace(clip, label=clip.word) for clip in clips if clip.word in words]
-    others = [replace(clip, label=UNKNOWN) for clip in clips if clip.word not in words]
-    kept = list(_draw_unknown(known, others, settings.unknown_share, notes))
-    return known + kept, words + ((UNKNOWN,) if kept else ())
-
-
-def _require_words(words: Iterable[str], present: Counter) -> None:
-    for word in map(_normalize, words):
+def _require_words(words: Iterable[str], present: set[str]) -> None:
+    for word in words:
         if word not in present:
             near = difflib.get_close_matches(word, present, 1)
             hint = f"; the nearest is {near[0]!r}" if near else f"; it has: {', '.join(sorted(present)[:20])}"
             raise UserError(f"corpus.words: the corpus has no clip of {word!r}{hint}")
 
 
-def _refuse_case_twins(present: Counter) -> None:
-    by_case = defaultdict(list)
-    for word in present:
-        by_case[word.casefold()].append(word)
+def _label(clips: list[Clip], settings: CorpusSettings, notes: list[str]) -> tuple[tuple[str, ...], list[Clip]]:
+    """The words to be told apart, and the clips with their labels, less the `_unknown_` ones that are too many."""
+    present = Counter(clip.word for clip in clips)
+    words = settings.words or tuple(sorted(present.keys() - {UNKNOWN, SILENCE}))
+    _refuse_case_twins(present, words)
+    labels = {word: word for word in (*words, SILENCE)}
+    labelled = [replace(clip, label=labels.get(clip.word, UNKNOWN)) for clip in clips]
+    return words, list(_limit_unknown(labelled, settings.unknown_share, notes))
+
+
+def _refuse_case_twins(present: Counter, words: Iterable[str]) -> None:
+    by_case = defaultdict(set)
+    for word in (*present, *words):
+        by_case[word.lower()].add(word)
     for twins in by_case.values():
-        if len(twins) > 1:
+        if len(twins) > 1 and not twins.isdisjoint(words):
             counted = ", ".join(f"{word!r} ({present[word]} clips)" for word in sorted(twins))
-            raise UserError(f"words that differ only in case would become two classes: {counted}; give them one name")
+            raise UserError(f"words that differ only in case would be taken for different ones: {counted}; rename them")
 
 
-def _draw_unknown(known: list[Clip], others: list[Clip], share: float, notes: list[str]) -> Iterator[Clip]:
+def _limit_unknown(clips: list[Clip], share: float, notes: list[str]) -> Iterator[Clip]:
+    """All other clips, and as many `_unknown_` ones as make up `share` of a split's speech."""
+    yield from (clip for clip in clips if clip.label != UNKNOWN)
     for split in SPLITS:
-        pool = sorted((clip for clip in others if clip.split == split), key=_hash)
-        count = sum(clip.split == split for clip in known)
-        limit = len(pool) if share >= 1 else min(len(pool), round(count * share / (1 - share)))
+        pool = sorted((clip for clip in clips if clip.split == split and clip.label == UNKNOWN), key=_hash)
+        words = sum(clip.split == split and clip.label not in (UNKNOWN, SILENCE) for clip in clips)
+        limit = len(pool) if share == 1 else min(len(pool), round(words * share / (1 - share)))
         if limit < len(pool):
             notes.append(f"{split}: {len(pool) - limit} of {len(pool)} clips of other words left out (unknown_share)")
         yield from pool[:limit]
@@ -283,67 +289,15 @@ def _hash(clip: Clip) -> str:
     return hashlib.sha1(clip.path.encode()).hexdigest()
 
 
-def _noise_recordings(root: Path | None, extra: Iterable[Path]) -> Iterator[Path]:
-    sources = ([root / NOISE_FOLDER] if root is not None and (root / NOISE_FOLDER).is_dir() else []) + list(extra)
-    for source in sources:
-        if not source.exists():
-            raise UserError(f"corpus.noise: {source} doesn't exist; expected an audio file or a folder of them")
-        files = [source] if source.is_file() else _files(source)
-        yield from (path for path in files if path.suffix.lower() in AUDIO_SUFFIXES)
-
-
-def noise_stretch(seconds: float, split: str, settings: CorpusSettings) -> tuple[float, float]:
-    """The stretch (from, to) in seconds of a noise recording that belongs to `split`: no second of it serves two."""
-    test_from = seconds * (1 - settings.test_share)
-    validation_from = test_from - seconds * settings.validation_share
-    return {"train": (0, validation_from), "validation": (validation_from, test_from), "test": (test_from, seconds)}[
-        split
-    ]
-
-
-def _cut_silence(noise, clips, root, settings: CorpusSettings, notes: list[str]) -> Iterator[Clip]:
-    """Cuts at places and gains (0 to 1, as in Google's recipe) drawn by hash, evenly over the recordings."""
-    if settings.silence_share == 0:
-        return
-    lengths = dict(_readable_noise(noise, notes))
+def _cut_silence(noise, clips: list[Clip], root: Path, settings: CorpusSettings, notes: list[str]) -> list[Clip]:
+    """As many `_silence_` clips as make up the wanted share of each split, with those that the corpus has."""
+    made = []
     for split in SPLITS:
-        count = sum(clip.split == split for clip in clips)
-        count = round(count * settings.silence_share / (1 - settings.silence_share))
-        stretches = {path: noise_stretch(seconds, split, settings) for path, seconds in lengths.items()}
-        usable = [path for path, (start, end) in stretches.items() if end - start >= settings.clip_seconds]
-        if count and not usable:
-            notes.append(f"{split}: no {SILENCE} clips, for want of noise recordings of some length")
-            continue
-        for index in range(count):
-            path = usable[index % len(usable)]
-            name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
-            start, end = stretches[path]
-            place, level = _draws(f"{name} {split} {index}")
-            start = round(start + place * (end - start - settings.clip_seconds), 4)
-            yield Clip(name, SILENCE, split, label=SILENCE, start=start, gain=round(0.01 + 0.99 * level, 4))
-
-
-def _draws(key: str) -> tuple[float, float]:
-    digest = hashlib.sha1(key.encode()).digest()
-    return int.from_bytes(digest[:4], "big") / 2**32, int.from_bytes(digest[4:8], "big") / 2**32
-
-
-def _readable_noise(noise: Iterable[Path], notes: list[str]) -> Iterator[tuple[Path, float]]:
-    for path in noise:
-        try:
-            yield path, soundfile.info(str(path)).duration
-        except soundfile.SoundFileError as error:
-            notes.append(f"noise recording {path} left out: {error}")
-
-
-def _warnings(clips: list[Clip]) -> Iterator[str]:
-    speakers, counts = defaultdict(set), Counter(clip.label for clip in clips)
-    for clip in clips:
-        speakers[clip.label].add(clip.speaker)
-    for label in sorted(counts):
-        if counts[label] == 1:
-            yield f"{label!r} has a single clip: it can be trained or tested, not both"
-        elif len(speakers[label]) == 1:
-            yield f"{label!r} has a single speaker: how well others are recognised can't be measured"
-    present = {clip.split for clip in clips}
-    yield from (f"the {split} split is empty" for split in SPLITS if split not in present)
+        labels = [clip.label for clip in clips if clip.split == split]
+        given = labels.count(SILENCE)
+        count = round((len(labels) - given) * settings.silence_share / (1 - settings.silence_share)) - given
+        cuts = list(draw_cuts(noise, count, split, root, settings))
+        if count > len(cuts):
+            notes.append(f"{split}: no {SILENCE} cut; no noise recording is long enough (clip_seconds, shares)")
+        made += [Clip(name, SILENCE, split, label=SILENCE, start=start, gain=gain) for name, start, gain in cuts]
+    return made

@@ -70,54 +70,29 @@ class FrontEnd(keras.layers.Layer):
     `adapt` that changes nothing. The statistics are saved with the layer and loaded by `load_model` or `load_weights`;
     after `set_weights` call `layer.normalization.finalize_state()`: `keras.layers.Normalization` holds a constant copy.
 
-    Args: `sample_rate` in Hz, and the fields of FrontEndSettings.
+    Args: `sample_rate` in Hz, any field of FrontEndSettings by its name, and the `name` of the layer.
 
     Raises:
         UserError: settings that don't fit each other or the sampling rate, or clips too short for them.
     """
 
-    def __init__(
-        self,
-        *,
-        sample_rate: int,
-        kind: str = "mfcc",
-        window_ms: float = 32.0,
-        hop_ms: float = 20.0,
-        fft_size: int | None = None,
-        mel_bins: int = 40,
-        coefficients: int = 40,
-        low_hz: float = 20.0,
-        high_hz: float | None = None,
-        deltas: int = 0,
-        normalize: bool = True,
-        **kwargs,
-    ):
+    def __init__(self, *, sample_rate: int, **kwargs):
+        fields = {name: kwargs.pop(name) for name in FrontEndSettings.model_fields if name in kwargs}
         super().__init__(**(kwargs | {"dtype": "float32", "trainable": False}))
-        self.settings = FrontEndSettings(
-            kind=kind,
-            window_ms=window_ms,
-            hop_ms=hop_ms,
-            fft_size=fft_size,
-            mel_bins=mel_bins,
-            coefficients=coefficients,
-            low_hz=low_hz,
-            high_hz=high_hz,
-            deltas=deltas,
-            normalize=normalize,
-        )
+        self.settings = settings = FrontEndSettings(**fields)
         self.sample_rate = sample_rate
         self.input_spec = keras.layers.InputSpec(ndim=2)
-        window = round(window_ms * sample_rate / 1000)
-        self.hop = round(hop_ms * sample_rate / 1000)
-        self.fft_size = fft_size or 1 << max(window - 1, 1).bit_length()
+        window = round(settings.window_ms * sample_rate / 1000)
+        self.hop = round(settings.hop_ms * sample_rate / 1000)
+        self.fft_size = settings.fft_size or 1 << max(window - 1, 1).bit_length()
         self._check_frame(window)
         self._window = np.zeros(self.fft_size, np.float32)
         start = (self.fft_size - window) // 2
         self._window[start : start + window] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
         self._mel = self._checked_mel_matrix()
-        self._dct = dct_matrix(mel_bins, coefficients)
+        self._dct = dct_matrix(settings.mel_bins, settings.coefficients)
         self.normalization = None
-        if normalize:
+        if settings.normalize:
             self.normalization = keras.layers.Normalization(axis=-1, dtype="float32", name="normalization")
             # Built here, since what it builds in a graph (tf.data's, say) would be lost with that graph.
             self.normalization.build((None, None, self.feature_count))

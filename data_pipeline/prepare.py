@@ -1,10 +1,10 @@
 """A corpus -> TFRecord shards of 16-bit PCM, manifest.csv and rejected.csv. Only what is new is decoded.
 
 Each shard has a CSV of the same name beside it, written after it: the pair is the unit that is finished or absent. An
-interrupted run goes on with what is missing; a clip that changed or left has its shard rebuilt.
+interrupted run goes on with what is missing. Clips that changed or left are taken out of their shard, labels that
+changed are changed there; neither decodes the shard's other clips again.
 """
 
-import csv
 import hashlib
 import json
 import os
@@ -13,50 +13,32 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import MISSING, asdict, astuple, dataclass, field, fields
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import tensorflow as tf
 
-from data_pipeline.audio import AudioError, fit_length, load_audio, resample, to_pcm16
-from data_pipeline.corpus import SILENCE, SPLITS, Clip, Corpus, noise_stretch, read_corpus
+from data_pipeline.audio import AudioError, fit_length, load_audio, to_pcm16
+from data_pipeline.corpus import SILENCE, Clip, Corpus, read_corpus
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_text, written_aside
+from data_pipeline.manifest import Count, Row, count_rows, read_manifest, read_rows, write_rows, write_table
+from data_pipeline.noise import collect_noise, read_stretch
 from data_pipeline.settings import CorpusSettings
-from data_pipeline.shards import encode_clip
+from data_pipeline.shards import check_shard, decode_pcm, encode_clip, read_shard
+from data_pipeline.splits import SPLITS
 
 FORMAT = 1
 """Raised when shards of an older version can't be read any more; they are then made anew."""
 CLIPS_PER_SHARD = 512
-NOISE_MINUTES = 30
-"""So much noise is kept in memory for augmentation; of more, the beginning of each recording is taken."""
 Progress = Callable[[int, int | None], None]
-_SHARD_NAME = re.compile(r"(train|validation|test)-\d{5}\.(tfrecord|csv)")
-
-
-@dataclass(frozen=True, slots=True)
-class Row(Clip):
-    """A clip as prepared: one line of a shard's CSV and of manifest.csv or rejected.csv."""
-
-    seconds: float = 0.0
-    """Of the file before it was fitted to the clip length."""
-    sha256: str = ""
-    size: int = 0
-    modified: int = 0
-    """Modification time in ns; with `size` it tells whether a file must be read again."""
-    reason: str = ""
-    """Why the clip was set aside; empty for a good one."""
-
-
-@dataclass
-class Count:
-    """What a split holds of a label."""
-
-    clips: int = 0
-    seconds: float = 0.0
-    speakers: set[str] = field(default_factory=set)
+_SHARD_TABLE = re.compile(r"(train|validation|test)-\d{5}\.csv")
+_LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
+"""What `written_aside` leaves behind when it is killed."""
+_PASSING = ("missing", "unreadable")
+"""How the reasons begin that may be gone at the next run without the file having changed."""
 
 
 @dataclass
@@ -79,107 +61,193 @@ def prepare(
     """Brings the folder `settings.shards` up to date with the corpus.
 
     Args:
-        progress: called with (clips done, clips to do).
+        progress: called with (clips done, clips to do), from (0, clips to do) on, by one thread at a time.
         for_test: see `read_corpus`.
 
     Raises:
         UserError: no clip could be used, or the folder holds other things or can't be written.
     """
+    try:
+        return _prepare(settings, progress, for_test)
+    except OSError as error:
+        raise UserError(f"{error.filename or settings.shards}: {error.strerror or error}") from error
+
+
+def _prepare(settings: CorpusSettings, progress: Progress, for_test: bool) -> Prepared:
     folder = settings.shards
-    _refuse_foreign_folder(folder)
+    _refuse_foreign_folder(folder, settings.path)
     corpus = read_corpus(settings, for_test=for_test)
-    todo = {(clip.path, clip.start): _stamp(clip, corpus.root) for clip in corpus.clips}
+    todo = {_key(clip): _stamp(clip, corpus.root) for clip in corpus.clips}
     corpus.clips.clear()
-    fingerprint = _fingerprint(corpus, settings)
-    for row in _keep_or_drop_shards(folder, todo, fingerprint):
-        del todo[row.path, row.start]
     (folder / "manifest.csv").unlink(missing_ok=True)  # until all shards are there, nobody shall train on some of them
+    fingerprint = _fingerprint(corpus, settings)
+    for table in _finished_shards(folder, fingerprint):
+        _update_shard(table, todo, settings.clip_samples)
     write_text(folder / "settings.json", fingerprint)
     _write_shards(folder, corpus.root, list(todo.values()), settings, progress)
-    _write_noise(folder / "noise.npy", corpus, settings)
-    return _merge(folder, corpus, len(todo))
+    noise = collect_noise(corpus.noise, settings, corpus.notes)
+    with written_aside(folder / "noise.npy") as aside, aside.open("wb") as file:
+        np.save(file, noise)
+    return _merge(folder, corpus, len(todo), for_test)
 
 
-def read_manifest(folder: Path) -> Iterator[Row]:
-    """The rows of a shard folder's manifest.csv. Raises UserError if `prepare` hasn't made one."""
-    path = folder / "manifest.csv"
-    if not path.is_file():
-        raise UserError(f"{folder} holds no prepared clips (no manifest.csv); run `speech-gru prepare` first")
-    return _read_rows(path)
-
-
-def count_rows(rows: Iterable[Row]) -> dict[tuple[str, str], Count]:
-    """Clips, seconds and speakers by (split, label)."""
-    counts = defaultdict(Count)
-    for row in rows:
-        count = counts[row.split, row.label]
-        count.clips += 1
-        count.seconds += row.seconds
-        count.speakers.add(row.speaker)
-    return counts
-
-
-def _merge(folder: Path, corpus: Corpus, new: int) -> Prepared:
+def _merge(folder: Path, corpus: Corpus, new: int, for_test: bool) -> Prepared:
     """Joins the shards' CSVs into manifest.csv and rejected.csv, row by row: memory doesn't grow with the corpus."""
-    good = (row for row in _all_rows(folder) if not row.reason)
-    _write_rows(folder / "manifest.csv", good)
     rejected = corpus.rejected + [(row.path, row.reason) for row in _all_rows(folder) if row.reason]
     rejected.sort()
-    _write_table(folder / "rejected.csv", ("path", "reason"), rejected)
-    counts = count_rows(read_manifest(folder))
+    write_table(folder / "rejected.csv", ("path", "reason"), rejected)
+    counts = count_rows(row for row in _all_rows(folder) if not row.reason)
+    if not counts:
+        raise UserError(f"none of the {len(rejected)} clips could be used; {folder / 'rejected.csv'} says why")
     present = {label for _, label in counts}
     labels = tuple(label for label in corpus.labels if label in present)
     write_text(folder / "labels.txt", "".join(f"{label}\n" for label in labels))
-    if not counts:
-        raise UserError(f"none of the {len(rejected)} clips could be used; {folder / 'rejected.csv'} says why")
-    return Prepared(labels, new, corpus.notes + list(_leaks(read_manifest(folder))), rejected, counts)
+    write_rows(folder / "manifest.csv", (row for row in _all_rows(folder) if not row.reason))
+    notes = corpus.notes + [
+        f"{label!r} is no label: it has no usable clip" for label in corpus.labels if label not in present
+    ]
+    if not for_test:
+        notes += [*_warnings(counts), *_copies(read_manifest(folder))]
+    return Prepared(labels, new, notes, rejected, counts)
+
+
+def _warnings(counts: dict[tuple[str, str], Count]) -> Iterator[str]:
+    for label in sorted({label for _, label in counts}):
+        cells = {split: count for (split, name), count in counts.items() if name == label}
+        if sum(count.clips for count in cells.values()) == 1:
+            yield f"{label!r} has a single clip: it can be trained or tested, not both"
+        elif len(set().union(*(count.speakers for count in cells.values()))) == 1 and label != SILENCE:
+            yield f"{label!r} has a single speaker: how well others are recognised can't be measured"
+        elif "train" not in cells:
+            yield f"{label!r} has no clip to train on"
+    speakers = {
+        split: set().union(*(count.speakers for (name, _), count in counts.items() if name == split)) - {""}
+        for split in SPLITS
+    }
+    train, validation, test = speakers.values()
+    if twice := sorted((train & validation) | (train & test) | (validation & test)):
+        shown = ", ".join(twice[:3]) + (", ..." if len(twice) > 3 else "")
+        yield f"{len(twice)} speakers are in several splits ({shown}): figures on them will flatter"
+    present = {split for split, _ in counts}
+    yield from (f"the {split} split is empty" for split in SPLITS if split not in present)
 
 
 def _all_rows(folder: Path) -> Iterator[Row]:
-    for path in sorted(folder.glob("*.csv")):
-        if _SHARD_NAME.fullmatch(path.name):
-            yield from _read_rows(path)
+    for table in _tables(folder):
+        yield from read_rows(table)
 
 
-def _refuse_foreign_folder(folder: Path) -> None:
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "settings.json").is_file():
+def _tables(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("*.csv")) if _SHARD_TABLE.fullmatch(path.name)]
+
+
+def _refuse_foreign_folder(folder: Path, corpus: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"corpus.shards: {folder} is a file; expected a folder, new or empty")
+    if corpus.is_dir() and folder.resolve().is_relative_to(corpus.resolve()):
+        raise UserError(
+            f"corpus.shards: {folder} lies in the corpus, {corpus}, which stays as it is; give another folder"
+        )
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if "settings.json" not in names and not all(_LEFTOVER.fullmatch(name) for name in names):
         raise UserError(f"corpus.shards: {folder} holds other files; give an empty or a new folder")
 
 
 def _fingerprint(corpus: Corpus, settings: CorpusSettings) -> str:
-    """What the shards depend on beside the clips themselves, as JSON."""
+    """What the shards' audio depends on beside the clips themselves, as JSON."""
     decode = {name: getattr(settings, name) for name in ("sample_rate", "clip_seconds", "min_seconds", "max_seconds")}
     return json.dumps({"format": FORMAT, "root": str(corpus.root.resolve()), **decode}, indent=2) + "\n"
 
 
+def _key(clip: Clip) -> tuple[str, float, float]:
+    return clip.path, clip.start, clip.gain
+
+
 def _stamp(clip: Clip, root: Path) -> Row:
-    status = (root / clip.path).stat()
-    return Row(**asdict(clip), size=status.st_size, modified=status.st_mtime_ns)
+    try:
+        status = os.stat(root / clip.path)
+        size, modified = status.st_size, status.st_mtime_ns
+    except OSError:
+        size = modified = -1  # decoding it will fail, and say why
+    said = clip.path, clip.word, clip.split, clip.speaker, clip.text, clip.label
+    return Row(*said, clip.start, clip.gain, size=size, modified=modified)
 
 
-def _keep_or_drop_shards(folder: Path, wanted: dict[tuple[str, float], Row], fingerprint: str) -> Iterator[Row]:
-    """Yields the rows of the shards that are still right and deletes the others, and all that was left half-made."""
+def _finished_shards(folder: Path, fingerprint: str) -> list[Path]:
+    """The tables of the finished shards; what is half-made or was made with other settings is deleted."""
     stored = folder / "settings.json"
-    same = stored.is_file() and stored.read_text(encoding="utf-8") == fingerprint
-    for path in sorted(folder.glob("*")) if folder.is_dir() else ():
-        if path.suffix == ".tmp":
+    same = stored.is_file() and stored.read_text(encoding="utf-8", errors="replace") == fingerprint
+    finished = [table for table in _tables(folder) if same and table.with_suffix(".tfrecord").is_file()]
+    stems = {table.stem for table in finished}
+    for path in sorted(folder.glob("*")):
+        is_shard = _SHARD_TABLE.fullmatch(f"{path.stem}.csv") and path.suffix in (".csv", ".tfrecord")
+        if _LEFTOVER.fullmatch(path.name) or (is_shard and path.stem not in stems):
             path.unlink()
-        elif _SHARD_NAME.fullmatch(path.name) and path.suffix == ".csv":
-            rows = list(_read_rows(path)) if same and path.with_suffix(".tfrecord").is_file() else []
-            if rows and all(_unchanged(row, wanted.get((row.path, row.start))) for row in rows):
-                yield from rows
-            else:
-                path.unlink()
-    for path in folder.glob("*.tfrecord"):
-        if _SHARD_NAME.fullmatch(path.name) and not path.with_suffix(".csv").is_file():
-            path.unlink()
+    return finished
 
 
-def _unchanged(old: Row, new: Row | None) -> bool:
-    measured = ("seconds", "sha256", "reason")
-    return new is not None and all(
-        getattr(old, field.name) == getattr(new, field.name) for field in fields(Row) if field.name not in measured
-    )
+def _update_shard(table: Path, todo: dict[tuple[str, float, float], Row], clip_samples: int) -> None:
+    """Takes what a finished shard holds from `todo`, and what isn't wanted any more from the shard."""
+    shard = table.with_suffix(".tfrecord")
+    try:
+        rows = list(read_rows(table))
+        clips = sum(not row.reason for row in rows)
+        if check_shard(shard) != (clips, clip_samples if clips else 0):
+            rows = []
+    except UserError:
+        rows = []  # damaged: made anew
+    split = table.name.partition("-")[0]
+    current = [_carry_over(row, todo.get(_key(row)), split) for row in rows]
+    kept = [row for row in current if row]
+    if kept and kept != rows:
+        table.unlink()  # the shard is unfinished until it is there again
+        try:
+            _rewrite_shard(shard, rows, current)
+            write_rows(table, kept)
+        except (tf.errors.DataLossError, ValueError):
+            kept = []
+    if not kept:
+        table.unlink(missing_ok=True)
+        shard.unlink()
+    for row in kept:
+        todo.pop(_key(row), None)
+
+
+def _carry_over(old: Row, new: Row | None, split: str) -> Row | None:
+    """`new` with what decoding found out about `old`; None where it must be decoded again."""
+    if new is None or (new.size, new.modified, new.split) != (old.size, old.modified, split):
+        return None
+    if old.reason.startswith(_PASSING):
+        return None
+    return replace(new, seconds=old.seconds, sha256=old.sha256, reason=old.reason)
+
+
+def _rewrite_shard(shard: Path, rows: list[Row], current: list[Row | None]) -> None:
+    """Leaves out the clips that are None in `current`, and gives the others the labels that stand there."""
+    records = read_shard(shard)
+    with _record_writer(shard) as writer:
+        for old, new in zip(rows, current, strict=True):
+            record = None if old.reason else next(records)
+            if record is not None and new is not None:
+                writer.write(_encode(decode_pcm(record), new))
+
+
+@contextmanager
+def _record_writer(path: Path) -> Iterator[tf.io.TFRecordWriter]:
+    """Writes a shard aside. Raises UserError where it can't be written."""
+    try:
+        with written_aside(path) as aside, tf.io.TFRecordWriter(str(aside)) as writer:
+            yield writer
+    except (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError, tf.errors.NotFoundError) as error:
+        raise UserError(f"{path} can't be written: {error.message}") from error
+
+
+def _encode(pcm: np.ndarray, row: Row) -> bytes:
+    return encode_clip(pcm, label=row.label, text=row.text, speaker=row.speaker, path=row.path)
+
+
+class _StoppedError(Exception):
+    """Another thread has failed, or the user has pressed Ctrl-C."""
 
 
 def _write_shards(folder: Path, root: Path, todo: list[Row], settings: CorpusSettings, progress: Progress) -> None:
@@ -189,11 +257,12 @@ def _write_shards(folder: Path, root: Path, todo: list[Row], settings: CorpusSet
     def tick() -> None:
         nonlocal done
         if stop.is_set():
-            raise InterruptedError
+            raise _StoppedError
         with lock:
             done += 1
             progress(done, len(todo))
 
+    progress(0, len(todo))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         tasks = [pool.submit(_write_shard, path, root, rows, settings, tick) for path, rows in _plan(folder, todo)]
         try:
@@ -221,87 +290,44 @@ def _mixing_key(row: Row) -> str:
 
 def _write_shard(path: Path, root: Path, rows: list[Row], settings: CorpusSettings, tick: Callable[[], None]) -> None:
     done = []
-    with written_aside(path) as aside, tf.io.TFRecordWriter(str(aside)) as writer:
+    with _record_writer(path) as writer:
         for row in rows:
             tick()
             pcm, row = _decode(row, root, settings)
             if pcm is not None:
-                speech = {name: getattr(row, name) for name in ("label", "text", "speaker", "path")}
-                writer.write(encode_clip(pcm, **speech))
+                writer.write(_encode(pcm, row))
             done.append(row)
-    _write_rows(path.with_suffix(".csv"), done)
+    write_rows(path.with_suffix(".csv"), done)
 
 
 def _decode(row: Row, root: Path, settings: CorpusSettings) -> tuple[np.ndarray | None, Row]:
     """The clip's PCM, or None with the reason in the row."""
-    values = asdict(row)
+    path, rate, sha256 = root / row.path, settings.sample_rate, ""
     try:
         if row.label == SILENCE:
-            samples = _cut(root / row.path, row.start, row.gain, settings)
+            samples = read_stretch(path, row.start, settings.clip_seconds, rate) * np.float32(row.gain)
         else:
-            content = (root / row.path).read_bytes()
-            values["sha256"] = hashlib.sha256(content).hexdigest()
-            samples = load_audio(
-                root / row.path,
-                settings.sample_rate,
-                min_seconds=settings.min_seconds,
-                max_seconds=settings.max_seconds,
-            )
-    except (AudioError, OSError) as error:
-        return None, Row(**values | {"reason": str(error)})
-    values["seconds"] = round(len(samples) / settings.sample_rate, 4)
-    return to_pcm16(fit_length(samples, settings.clip_samples)), Row(**values)
+            samples = load_audio(path, rate, min_seconds=settings.min_seconds, max_seconds=settings.max_seconds)
+            sha256 = _sha256(path)
+    except AudioError as error:
+        return None, replace(row, reason=str(error))
+    row = replace(row, seconds=round(len(samples) / rate, 4), sha256=sha256)
+    return to_pcm16(fit_length(samples, settings.clip_samples)), row
 
 
-def _cut(path: Path, start: float, gain: float, settings: CorpusSettings) -> np.ndarray:
-    """A clip's length of a noise recording, from `start` s on, times `gain`."""
-    try:
-        with soundfile.SoundFile(str(path)) as file:
-            file.seek(int(start * file.samplerate))
-            samples = file.read(int(settings.clip_seconds * file.samplerate) + 1, dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
-        raise AudioError(f"noise recording can't be read: {error}") from error
-    return resample(samples.mean(axis=1), file.samplerate, settings.sample_rate) * np.float32(gain)
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
-def _write_noise(path: Path, corpus: Corpus, settings: CorpusSettings) -> None:
-    """The training split's stretches of the noise recordings in one (samples,) int16 array, for augmentation."""
-    budget = NOISE_MINUTES * 60 * settings.sample_rate
-    stretches = [np.zeros(0, np.int16)]
-    for recording in corpus.noise:
-        try:
-            samples = load_audio(recording, settings.sample_rate)
-        except AudioError:
-            continue  # read_corpus has noted it
-        _, end = noise_stretch(len(samples), "train", settings)
-        stretches.append(to_pcm16(samples[: min(int(end), budget // len(corpus.noise))]))
-    with written_aside(path) as aside, aside.open("wb") as file:
-        np.save(file, np.concatenate(stretches))
-
-
-def _leaks(rows: Iterable[Row]) -> Iterator[str]:
+def _copies(rows: Iterable[Row]) -> Iterator[str]:
     """Warns of the same recording in two splits: a figure measured on it says nothing."""
-    first_split, leaks = {}, 0
+    first_split, copies = {}, 0
     for row in rows:
-        if row.sha256:
-            leaks += first_split.setdefault(bytes.fromhex(row.sha256)[:8], row.split) != row.split
-    if leaks:
-        yield f"{leaks} recordings are in two splits under different names: figures on them will flatter"
-
-
-def _read_rows(path: Path) -> Iterator[Row]:
-    kinds = {field.name: type(field.default) if field.default is not MISSING else str for field in fields(Row)}
-    with path.open(encoding="utf-8", newline="") as file:
-        for line in csv.DictReader(file):
-            yield Row(**{name: kinds[name](value) for name, value in line.items()})
-
-
-def _write_rows(path: Path, rows: Iterable[Row]) -> None:
-    _write_table(path, [field.name for field in fields(Row)], map(astuple, rows))
-
-
-def _write_table(path: Path, header: Iterable[str], rows: Iterable[Iterable]) -> None:
-    with written_aside(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+        if row.sha256:  # _silence_ has none
+            copies += first_split.setdefault(bytes.fromhex(row.sha256)[:8], row.split) != row.split
+    if copies:
+        yield f"{copies} recordings are in two splits (equal sha256 in manifest.csv): figures on them will flatter"

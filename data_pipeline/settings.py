@@ -1,4 +1,4 @@
-"""Settings of the data: which clips, which features, which augmentation. One class a section of an experiment's YAML."""
+"""Settings of the data: which clips, which features, which augmentation. One class a section of an experiment."""
 
 import os
 import unicodedata
@@ -37,15 +37,15 @@ class CorpusSettings(Settings):
     words: tuple[Word, ...] = ()
     """The words to tell apart; all others become `_unknown_`. Empty: every word of the corpus is one."""
     unknown_share: Share = 1.0
-    """At most this share of a split's speech is `_unknown_`; which clips are left out is drawn by a hash of their paths."""
+    """At most this share of a split's speech is `_unknown_`; a hash of the paths says which clips are left out."""
     silence_share: Share = 0.1
-    """`_silence_` clips, cut from the noise recordings, as a share of a split's clips. 0: no such label."""
+    """`_silence_` clips as a share of a split's clips; cut from the noise recordings. 0: none are cut."""
     noise: tuple[UserPath, ...] = ()
     """Folders or files of noise recordings, beside the corpus's own `_background_noise_`."""
     sample_rate: Annotated[int, Field(ge=8000, le=48000)] = 16000
     """Samples a second; every clip is resampled to it."""
     clip_seconds: Annotated[float, Field(ge=0.01, le=30)] = 1.0
-    """Clips are fitted to this length: a longer one is cut to its loudest stretch, a shorter one padded on both sides."""
+    """Clips are fitted to this length: a longer one cut to its loudest stretch, a shorter one padded on both sides."""
     min_seconds: Annotated[float, Field(ge=0)] = 0.1
     """Shorter clips are set aside."""
     max_seconds: Annotated[float, Field(gt=0)] = 60.0

@@ -1,14 +1,17 @@
 """The runtime on the device: an exported .tflite file, and audio. NumPy, soundfile and LiteRT, nothing else."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from data_pipeline.audio import fit_length, from_pcm16, load_audio
+from data_pipeline.audio import LOUDEST_PEAK, fit_length, from_pcm16, load_audio
 from data_pipeline.errors import UserError
 from speech_gru.artefact import read_description
+from speech_gru.quiet import quiet_start
 
 
 @dataclass(frozen=True)
@@ -22,28 +25,38 @@ class Recognition:
 
 
 class Recognizer:
-    """Recognises clips with an exported file.
+    """Recognises clips with an exported file. One thread at a time may use it; a process may hold several.
 
     >>> Recognizer("model.tflite").recognize(samples).label  # doctest: +SKIP
     'yes'
+
+    Args:
+        model: a .tflite file that `speech-gru export` wrote.
+        threads: so many may compute at once; one is enough for a model of this size.
 
     Raises:
         UserError: the file is missing, truncated, changed or of another program.
     """
 
-    def __init__(self, model: str | Path, *, threads: int = 1):
+    def __init__(self, model: str | os.PathLike, *, threads: int = 1):
         try:
             content = Path(model).read_bytes()
         except OSError as error:
             raise UserError(f"{model}: can't be read: {error.strerror}; expected a .tflite file") from error
         self.description = read_description(content, model)
+        if threads < 1:
+            raise UserError(f"threads: expected 1 or more, got {threads}")
         try:
-            self._interpreter = Interpreter(model_content=content, num_threads=threads)
-            self._interpreter.allocate_tensors()
+            with quiet_start():
+                self._interpreter = Interpreter(model_content=content, num_threads=threads)
+                self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise UserError(f"{model}: LiteRT can't run it: {error}") from error
-        self._input = self._interpreter.get_input_details()[0]["index"]
-        self._output = self._interpreter.get_output_details()[0]["index"]
+        details = [*self._interpreter.get_input_details(), *self._interpreter.get_output_details()]
+        shapes = [item["shape"].tolist() for item in details]
+        if shapes != [[1, self.description.clip_samples], [1, len(self.labels)]]:
+            raise UserError(f"{model}: its graph doesn't fit its description; export it again")
+        self._input, self._output = (item["index"] for item in details)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -61,6 +74,9 @@ class Recognizer:
         Args:
             samples: (samples,) at `sample_rate`, float in [-1, 1] or int16. Of a longer clip the loudest stretch is
                 taken, a shorter one is padded with silence on both sides, as in training.
+
+        Raises:
+            UserError: another shape or dtype, no samples, NaN or infinity, or samples far beyond [-1, 1].
         """
         probabilities = self.probabilities(samples)
         order = np.argsort(-probabilities, kind="stable")
@@ -74,19 +90,24 @@ class Recognizer:
         self._interpreter.invoke()
         return self._interpreter.get_tensor(self._output)[0]
 
-    def load(self, file) -> np.ndarray:
-        """An audio file, a path or a binary file object, as (samples,) float32 at `sample_rate`. Raises AudioError."""
+    def load(self, file: str | os.PathLike | BinaryIO) -> np.ndarray:
+        """An audio file, a path or a binary file object, as (samples,) float32 at `sample_rate`.
+
+        Raises:
+            data_pipeline.audio.AudioError: why it can't be used.
+        """
         return load_audio(file, self.sample_rate)
 
 
 def _as_float(samples: np.ndarray) -> np.ndarray:
     samples = np.asarray(samples)
-    if samples.ndim != 1:
+    if samples.ndim != 1 or len(samples) == 0:
         raise UserError(f"expected one channel of samples, shape (samples,), got shape {samples.shape}")
     if samples.dtype == np.int16:
         return from_pcm16(samples)
     if samples.dtype.kind != "f":
         raise UserError(f"expected float samples in [-1, 1] or int16, got {samples.dtype}")
-    if not np.isfinite(samples).all():
-        raise UserError("the samples hold NaN or infinity")
+    peak = np.abs(samples).max()
+    if not peak <= LOUDEST_PEAK:
+        raise UserError(f"expected finite float samples in [-1, 1], got a peak of {peak:g}; PCM must come as int16")
     return samples.astype(np.float32)

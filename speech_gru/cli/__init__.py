@@ -8,8 +8,8 @@ Only light modules are imported here: `speech-gru --help` must not wait for Tens
 
 import os
 import sys
+from contextlib import suppress
 
-import click
 import typer
 
 from data_pipeline.errors import UserError
@@ -27,20 +27,37 @@ for module in (download, synth, prepare, train, evaluate, export, recognize, sum
     verb = module.__name__.rpartition(".")[2]
     app.command(verb, no_args_is_help=True)(getattr(module, verb))
 
+_UsageError = typer.BadParameter.__base__
+"""What Typer raises for a wrong command line: click's class, or its own copy of it, by Typer's version."""
+
 
 def main() -> None:
     """Runs the command line and exits; a user's mistake is one message on standard error, never a stack trace."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with suppress(AttributeError):  # standard output may be closed
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every file's name can be encoded
     try:
-        code = app(standalone_mode=False)
-    except (UserError, click.ClickException) as error:
-        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        print(f"speech-gru: {message}", file=sys.stderr)
-        code = 2
-    except (KeyboardInterrupt, click.Abort):
-        print("\nspeech-gru: interrupted; what was finished is kept, nothing is half-written", file=sys.stderr)
+        code = _run()
+    except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:
+    if code == 130:
+        print("\nspeech-gru: interrupted; what was finished is kept, nothing is half-written", file=sys.stderr)
+    sys.exit(code)
+
+
+def _run() -> int:
+    try:
+        code = app(prog_name="speech-gru", standalone_mode=False)
+        print(end="", flush=True)  # a reader that has gone away is noticed here at the latest
+        return code or 0
+    except _UsageError as error:
+        error.show()
+    except ModuleNotFoundError as error:
+        extra = f'needs {error.name}, which isn\'t installed: pip install "speech-gru[train]"'
+        print(f"speech-gru: this command {extra}", file=sys.stderr)
+    except (SystemExit, BrokenPipeError):  # Typer and rich answer a closed pipe with SystemExit; `| head` is no mistake
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    sys.exit(code if isinstance(code, int) else 0)
+        return 0
+    except (UserError, OSError) as error:
+        print(f"speech-gru: {error}", file=sys.stderr)
+    return 2

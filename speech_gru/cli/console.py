@@ -7,6 +7,17 @@ Progress = Callable[[int, int | None], None]
 """Called with (done, total); total is None while unknown."""
 
 
+def start_tensorflow() -> None:
+    """Imports TensorFlow for the verbs that need it, without its greetings and its advice to developers."""
+    import logging
+
+    from speech_gru.quiet import quiet_start
+
+    with quiet_start():
+        import tensorflow  # noqa: F401
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
 @contextmanager
 def progress_bar(description: str, *, bytes_unit: bool = False) -> Iterator[Progress]:
     """Shows a bar on standard error while the block runs; yields a function to be called with (done, total)."""
@@ -22,8 +33,6 @@ def progress_bar(description: str, *, bytes_unit: bool = False) -> Iterator[Prog
 
 def print_counts(labels, counts) -> None:
     """Prints clips, speakers and seconds by label and split (`counts` as in data_pipeline.prepare.Prepared)."""
-    from rich.console import Console
-
     splits = [split for split in ("train", "validation", "test") if any(key[0] == split for key in counts)]
     table = new_table("label", *(f"{split}: clips / speakers / s" for split in splits), "share")
     total = sum(count.clips for count in counts.values())
@@ -39,7 +48,7 @@ def print_counts(labels, counts) -> None:
         for part in parts
     )
     table.add_row("all", *(f"{clips} / {speakers} / {seconds:.0f}" for clips, speakers, seconds in sums), "100.0%")
-    Console().print(table)
+    print_table(table)
 
 
 def new_table(first: str, *columns: str):
@@ -54,19 +63,23 @@ def new_table(first: str, *columns: str):
     return table
 
 
-def print_metrics(split: str, metrics: dict) -> None:
-    """Prints the figures of speech_gru.evaluation.measure."""
+def print_table(table) -> None:
+    """Prints a table as it is: a label in brackets is a label."""
     from rich.console import Console
 
+    Console(markup=False, emoji=False, highlight=False).print(table)
+
+
+def print_metrics(split: str, metrics: dict) -> None:
+    """Prints the figures of speech_gru.evaluation.measure."""
     table = new_table("label", "clips", "precision", "recall", "F1")
     for label, figures in metrics["labels"].items():
         shares = (f"{figures[name]:.1%}" for name in ("precision", "recall", "f1"))
         table.add_row(label, str(figures["clips"]), *shares)
-    console = Console()
-    console.print(table)
+    print_table(table)
     if metrics["confusions"]:
         top = ", ".join(f"{truth} as {guess} ({count})" for truth, guess, count in metrics["confusions"][:8])
-        console.print(f"most confused: {top}", markup=False, highlight=False)
+        print(f"most confused: {top}")
     low, high = metrics["accuracy_interval"]
     print(
         f"{split}: accuracy {metrics['accuracy']:.2%}, {metrics['correct']} of {metrics['clips']} clips right; "

@@ -1,9 +1,19 @@
 """Arguments and options that several verbs share."""
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class Split(str, Enum):
+    """A split of prepared clips, as a choice."""
+
+    train = "train"
+    validation = "validation"
+    test = "test"
+
 
 CONFIG = Annotated[
     str, typer.Argument(metavar="CONFIG", help="An experiment's YAML file, or the name of a shipped one (demo, ...).")

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.errors import UserError
@@ -109,6 +109,7 @@ def test_equals_librosa_at_other_rates(noise, rate):
     low=st.floats(0, 1000),
     high=st.floats(2000, 4000),
 )
+@example(rate=RATE, fft_size=512, mel_bins=20, low=950, high=4000)  # near the bend of the mel scale, 1 kHz
 def test_mel_matrix_equals_librosa(rate, fft_size, mel_bins, low, high):
     expected = librosa.filters.mel(sr=rate, n_fft=fft_size, n_mels=mel_bins, fmin=low, fmax=high, norm="slaney")
     found = mel_matrix(rate, fft_size, mel_bins, low, high)
@@ -206,8 +207,6 @@ def test_adapt_without_normalisation_changes_nothing(noise):
     np.testing.assert_array_equal(front_end(noise), before)
 
 
-# Keras's own call of NumPy on a TensorFlow variable, while saving.
-@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 def test_a_saved_model_keeps_settings_and_statistics(noise, tmp_path):
     front_end = FrontEnd(sample_rate=RATE, deltas=1, fft_size=1024, high_hz=7000.0, name="ears")
     front_end.adapt(noise)
