@@ -110,6 +110,10 @@ class Speed(_Augmentation):
         return tf.ensure_shape(tf.reshape(played, (batch, -1))[:, :samples], audio.shape)
 
 
+_ROW = 160
+"""A cut of noise starts at a multiple of so many samples."""
+
+
 class BackgroundNoise(_Augmentation):
     """Adds a random cut of noise to some of the clips, at a signal-to-noise ratio drawn uniformly in decibels.
 
@@ -121,26 +125,69 @@ class BackgroundNoise(_Augmentation):
         probability: share of the clips that get noise.
     """
 
-    _ROW = 160  # a cut starts at a multiple of this
-
     def __init__(self, noise: np.ndarray, probability: float, low_snr_db: float, high_snr_db: float):
         super().__init__()
         self.probability = probability
         self.low_snr_db, self.high_snr_db = low_snr_db, high_snr_db
-        rows = np.resize(noise, max(1, len(noise) // self._ROW) * self._ROW).reshape(-1, self._ROW)
-        self._rows = _on_cpu(rows)
+        self._rows = _rows(noise)
 
     def call(self, audio: Tensor, seed: Tensor) -> Tensor:
-        batch, samples = tf.unstack(tf.shape(audio))
         cut_seed, chosen_seed, snr_seed = tf.unstack(tf.random.split(seed, 3))
-        rows, count = -(-samples // self._ROW), tf.shape(self._rows)[0]
-        start = tf.random.stateless_uniform((batch, 1), cut_seed, 0, tf.maximum(1, count - rows + 1), tf.int32)
-        noise = tf.gather(self._rows, (start + tf.range(rows)) % count)
-        noise = tf.cast(tf.reshape(noise, (batch, -1))[:, :samples], tf.float32)
+        noise = _cut(self._rows, audio, cut_seed)
         chosen = _uniform(audio, chosen_seed, 0, 1) < self.probability
         snr = 10 ** (_uniform(audio, snr_seed, self.low_snr_db, self.high_snr_db) / 10)
         level = tf.sqrt(tf.math.divide_no_nan(_power(audio), _power(noise) * snr))
         return audio + noise * tf.where(chosen, level, 0)
+
+
+class FreshSilence(_Augmentation):
+    """Replaces the clips of silence by other cuts, half from the recordings, half from generated noise of all colours.
+
+    A few recordings of noise are not all rooms there are: a recogniser that has heard no others takes a quiet one for
+    a word. The generated noise has a power spectrum of 1 / f ** exponent, from white (0) to beyond brown (2.5).
+
+    Args:
+        noise: as for BackgroundNoise, int16.
+    """
+
+    _EXPONENTS, _SAMPLES_EACH = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5), 160_000
+
+    def __init__(self, noise: np.ndarray):
+        super().__init__()
+        generator = np.random.default_rng(0)
+        coloured = [_coloured_noise(exponent, self._SAMPLES_EACH, generator) for exponent in self._EXPONENTS]
+        self._recorded, self._generated = _rows(noise), _rows(np.concatenate(coloured))
+
+    def call(self, audio: Tensor, seed: Tensor, silent: Tensor) -> Tensor:
+        """`silent`: bool (batch,), which clips to replace."""
+        recorded_seed, generated_seed, choice_seed = tf.unstack(tf.random.split(seed, 3))
+        cut = tf.where(
+            _uniform(audio, choice_seed, 0, 1) < 0.5,
+            _cut(self._recorded, audio, recorded_seed),
+            _cut(self._generated, audio, generated_seed),
+        )
+        return tf.where(silent[:, tf.newaxis], cut / 32768.0, audio)
+
+
+def _rows(noise: np.ndarray) -> Tensor:
+    """Noise as (rows, 160), repeated if it is shorter than a row: a cut copies whole rows, which is quick."""
+    return _on_cpu(np.resize(noise, max(1, len(noise) // _ROW) * _ROW).reshape(-1, _ROW))
+
+
+def _cut(rows: Tensor, audio: Tensor, seed: Tensor) -> Tensor:
+    """A random cut of the noise for each clip: (batch, samples) float32 at the noise's own scale."""
+    batch, samples = tf.unstack(tf.shape(audio))
+    needed, count = -(-samples // _ROW), tf.shape(rows)[0]
+    start = tf.random.stateless_uniform((batch, 1), seed, 0, tf.maximum(1, count - needed + 1), tf.int32)
+    noise = tf.gather(rows, (start + tf.range(needed)) % count)
+    return tf.cast(tf.reshape(noise, (batch, -1))[:, :samples], tf.float32)
+
+
+def _coloured_noise(exponent: float, samples: int, generator: np.random.Generator) -> np.ndarray:
+    """(samples,) int16 with an RMS level of -30 dBFS."""
+    spectrum = np.fft.rfft(generator.standard_normal(samples))
+    noise = np.fft.irfft(spectrum * np.maximum(np.arange(len(spectrum)), samples / 800) ** (-exponent / 2), samples)
+    return np.round(np.clip(noise / noise.std() * 10**-1.5, -1, 1) * 32767).astype(np.int16)
 
 
 class SpecAugment(_Augmentation):

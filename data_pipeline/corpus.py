@@ -109,9 +109,10 @@ def _read_folder(root: Path, settings: CorpusSettings) -> Read:
     for name in files_under(root, rejected):
         parts, suffix = name.split("/"), PurePosixPath(name).suffix.lower()
         word, is_audio = sys.intern(normalize_text(parts[0])), suffix in AUDIO_SUFFIXES
-        if (word == NOISE_FOLDER and is_audio) or name in _SPLIT_LISTS:
+        is_hidden = any(part.startswith(".") for part in parts)
+        if name in _SPLIT_LISTS or (word == NOISE_FOLDER and is_audio and not is_hidden):
             continue
-        if any(part.startswith(".") for part in parts) or (len(parts) == 1 and not is_audio) or _is_reserved(word):
+        if is_hidden or _is_reserved(word) or (len(parts) == 1 and not is_audio):
             others.append(printable(name))
         elif reason := _file_fault(name, root, is_audio):
             rejected.append((printable(name), reason))

@@ -47,7 +47,7 @@ def _recordings(source: Path, notes: list[str]) -> Iterator[Path]:
 
 
 def _is_recording(path: PurePosixPath) -> bool:
-    return path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in AUDIO_SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
 def _measure(recordings: Iterable[Path], notes: list[str]) -> Iterator[tuple[Path, float]]:

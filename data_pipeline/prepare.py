@@ -309,8 +309,8 @@ def _decode(row: Row, root: Path, settings: CorpusSettings) -> tuple[np.ndarray 
         else:
             samples = load_audio(path, rate, min_seconds=settings.min_seconds, max_seconds=settings.max_seconds)
             sha256 = _sha256(path)
-    except AudioError as error:
-        return None, replace(row, reason=str(error))
+    except (AudioError, OSError) as error:
+        return None, replace(row, reason=str(error) if isinstance(error, AudioError) else f"unreadable: {error}")
     row = replace(row, seconds=round(len(samples) / rate, 4), sha256=sha256)
     return to_pcm16(fit_length(samples, settings.clip_samples)), row
 

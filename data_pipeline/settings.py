@@ -123,6 +123,8 @@ class AugmentSettings(Settings):
     """Share of the clips that get background noise."""
     snr_db: Range = (0.0, 25.0)
     """Signal-to-noise ratio of those clips."""
+    fresh_silence: bool = True
+    """Training's `_silence_` is cut anew at each step: half from the noise recordings, half from generated noise."""
     time_masks: Annotated[int, Field(ge=0)] = 2
     time_mask_frames: Annotated[int, Field(ge=1)] = 8
     frequency_masks: Annotated[int, Field(ge=0)] = 2

@@ -75,5 +75,5 @@ def check_shard(path: str | os.PathLike) -> tuple[int, int]:
     except ValueError:
         position = -1
     if position != end:
-        raise UserError(f"{path} is cut off, damaged or of another program; delete it and run `speech-gru prepare`")
+        raise UserError(f"{path} is cut off, damaged or of another program; run `speech-gru prepare` again")
     return clips, samples

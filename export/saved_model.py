@@ -1,17 +1,15 @@
 """Trained run -> SavedModel: raw audio in, probabilities out, any batch size."""
 
-import shutil
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
-from data_pipeline.files import written_aside
 from speech_gru.run import Run
 
 
 def write_saved_model(run: Run, folder: Path) -> None:
-    """Writes `folder`, replacing an earlier one.
+    """Writes a new `folder`.
 
     Its signature `serving_default` takes `audio` (batch, clip samples) float32 in [-1, 1] and gives `probabilities`
     (batch, labels) float32.
@@ -23,6 +21,4 @@ def write_saved_model(run: Run, folder: Path) -> None:
         lambda audio: {"probabilities": tf.nn.softmax(run.recognizer(audio))},
         input_signature=[tf.TensorSpec((None, run.config.corpus.clip_samples), tf.float32, name="audio")],
     )
-    with written_aside(folder) as aside:
-        archive.write_out(aside, verbose=False)
-        shutil.rmtree(folder, ignore_errors=True)
+    archive.write_out(folder, verbose=False)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
+from tensorflow.lite.python.convert_phase import ConverterError
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from data_pipeline.files import written_aside
@@ -31,10 +32,11 @@ def write_tflite(run: Run, path: Path) -> None:
     frozen = convert_variables_to_constants_v2(concrete)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    model = converter.convert()
-    foreign = [name for name in operators(model) if name.startswith(("Flex", "CUSTOM"))]
-    if foreign:
-        raise ExportError(f"{path}: the graph needs operators that LiteRT doesn't have built in: {', '.join(foreign)}")
+    try:
+        model = converter.convert()
+    except ConverterError as error:
+        raise ExportError(f"the graph can't be converted to TFLite: {str(error).splitlines()[0]}") from error
+    refuse_foreign_operators(model)
     with written_aside(path) as aside:
         aside.write_bytes(add_description(model, describe(run)))
 
@@ -51,16 +53,23 @@ def describe(run: Run) -> Artefact:
     )
 
 
+def refuse_foreign_operators(model: bytes) -> None:
+    """Raises ExportError unless a TFLite model is made of LiteRT's built-in operators alone."""
+    foreign = sorted(name for name in operators(model) if name.startswith("custom "))
+    if foreign:
+        raise ExportError(f"the graph needs operators that LiteRT doesn't have built in: {', '.join(foreign)}")
+
+
 def operators(model: bytes) -> Counter[str]:
-    """How often each operator occurs in a TFLite model; a custom one goes by its own name."""
+    """How often each operator occurs in a TFLite model; one that isn't built in is "custom " and its own name."""
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
     tree = schema.Model.GetRootAsModel(model, 0)
-    codes = [tree.OperatorCodes(index) for index in range(tree.OperatorCodesLength())]
-    codes = [
-        (code.CustomCode() or b"").decode() or names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
-        for code in codes
-    ]
-    graphs = (tree.Subgraphs(index) for index in range(tree.SubgraphsLength()))
+    codes = []
+    for code in map(tree.OperatorCodes, range(tree.OperatorCodesLength())):
+        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        is_custom = number == schema.BuiltinOperator.CUSTOM
+        codes.append(f"custom {(code.CustomCode() or b'').decode()}" if is_custom else names[number])
+    graphs = map(tree.Subgraphs, range(tree.SubgraphsLength()))
     return Counter(
         codes[graph.Operators(index).OpcodeIndex()] for graph in graphs for index in range(graph.OperatorsLength())
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from data_pipeline.errors import UserError
 from data_pipeline.settings import AugmentSettings, CorpusSettings, FrontEndSettings, Settings, Share
@@ -80,6 +80,13 @@ class Config(Settings):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
 
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name):
+        if name in ("", ".", "..") or set(name) & set("/\\\0"):
+            raise ValueError(f"expected a folder's name, without / or \\, got {name!r}")
+        return name
+
 
 def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> Config:
     """Reads an experiment.
@@ -91,55 +98,72 @@ def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> Confi
     Raises:
         UserError: naming the file, the key, what was expected, what came and the nearest valid name.
     """
-    file = _find(path)
+    file, overrides = _find(path), tuple(overrides)
     values = _parse(file)
     for override in overrides:
         _override(values, override)
     try:
-        return Config(**{"name": file.stem, **values})
+        return Config.model_validate({"name": file.stem, **values})
     except ValidationError as error:
-        raise UserError("\n".join(_explain(fault, file) for fault in error.errors())) from error
+        raise UserError("\n".join(_explain(fault, file, overrides) for fault in error.errors())) from error
 
 
 def dump_config(config: Config) -> str:
     """The YAML of an experiment with every value spelled out; `load_config` reads it back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _find(path: str | os.PathLike) -> Path:
     given, shipped = Path(path), SHIPPED / f"{path}.yaml"
-    if given.is_file():
+    if os.path.isfile(given):  # Path.is_file raises on names that are too long
         return given
-    if shipped.parent == SHIPPED and shipped.is_file():
+    if shipped.parent == SHIPPED and os.path.isfile(shipped):
         return shipped
     names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
-    raise UserError(f"{path}: expected a YAML file or the name of a shipped experiment ({names}); neither exists")
+    raise UserError(f"{path}: expected a YAML file or the name of a shipped experiment ({names})")
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML as its version 1.2 reads it: `yes`, `no`, `on` and `off` are words, not booleans; 1e-3 is a number."""
+    """YAML 1.2 with decimal numbers, and no more: `yes`, `off` and `2024-01-01` are words, 1e-3 is a number.
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 - the base class's own table, less two entries
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    Tags, which name objects, and anchors, which a few lines can multiply into gigabytes, are refused.
+    """
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - the base class's table is filled by class methods, below
+
+    def compose_node(self, parent, index):
+        event = self.peek_event()
+        if event.anchor or getattr(event, "tag", None):
+            refused = "tags (!...), anchors (&...) and aliases (*...) are not accepted"
+            raise yaml.composer.ComposerError(None, None, refused, event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        doubled = [key for key in keys if keys.count(key) > 1]
-        if doubled:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {doubled[0]!r} is given twice", node.start_mark
-            )
+        seen = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                doubled = f"the key {key.value!r} is given twice"
+                raise yaml.constructor.ConstructorError(None, None, doubled, key.start_mark)
+            seen.add(str(key.value))
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true|false|True|False"), list("tfTF"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either version of YAML would take for more than a word; writes no anchors."""
+
+    def ignore_aliases(self, data):
+        return True
+
+
+for _kind, _pattern, _first_characters in (
+    ("null", r"(~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"(true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9]{0,17})$", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$", list("-+.0123456789")),
+    ("float", r"[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$", list("-+.")),
+):
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(_pattern), _first_characters)
 
 
 def _parse(file: Path) -> dict[str, Any]:
@@ -152,46 +176,69 @@ def _parse(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}{line}: not readable as YAML: {getattr(error, 'problem', error)}{hint}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: can't be read: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{file}: not readable as YAML: nested too deeply") from error
     if not isinstance(values, dict):
-        raise UserError(f"{file}: expected sections such as corpus: and model:, got {type(values).__name__}")
-    return values
+        raise UserError(f"{file}: expected sections such as corpus: and model:, got {_shown(values)}")
+    return {key: value for key, value in values.items() if value is not None}  # a section without lines is null
 
 
 def _override(values: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
-    if not equals or not key.strip():
-        raise UserError(f"--set {override}: expected SECTION.KEY=VALUE, such as model.units=96")
     *sections, name = key.strip().split(".")
+    if not equals or not all((*sections, name)):
+        raise UserError(f"--set {override}: expected SECTION.KEY=VALUE, such as model.units=96")
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
             raise UserError(f"--set {override}: {section} is a value, not a section")
     try:
         values[name] = yaml.load(value, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"--set {override}: the value isn't readable as YAML") from error
 
 
-def _explain(fault: dict[str, Any], file: Path) -> str:
-    """One line for one fault: file, key, what was expected, what came, the nearest valid name."""
-    *sections, name = (str(part) for part in fault["loc"]) if fault["loc"] else ("",)
+def _explain(fault: dict[str, Any], file: Path, overrides: Iterable[str]) -> str:
+    """One line for one fault: file or option, key, what was expected, what came, the nearest valid name."""
+    *sections, name = (str(part) for part in fault["loc"] or ("",))
     key = ".".join((*sections, name))
+    where = next((f"--set {override}" for override in overrides if _concerns(override, key)), str(file))
+    where = f"{where}: {key}" if key else where
     if fault["type"] == "extra_forbidden":
-        names = _section_fields(sections)
-        near = difflib.get_close_matches(name, names, 1, cutoff=0.5)
-        known = f"the nearest valid name is {near[0]}" if near else f"expected one of: {', '.join(names)}"
-        return f"{file}: {key}: no such setting; {known}"
+        return f"{where}: no such setting; {_valid_names(sections, name)}"
     if fault["type"] == "missing":
-        return f"{file}: {key}: expected, but missing"
-    expected = fault["msg"].replace("Value error, ", "").replace("Input should be", "expected")
-    came = "" if fault["type"] == "value_error" else f"; got {fault['input']!r}"
+        return f"{where}: expected, but missing"
+    if fault["type"] == "value_error":
+        return f"{where}: {fault['msg'].removeprefix('Value error, ')}"
+    if fault["type"] == "model_type":
+        return f"{where}: expected a section (lines of KEY: VALUE below it), got {_shown(fault['input'])}"
+    expected = fault["msg"].replace("Input should be", "expected").replace("a valid tuple", "a list")
     near = difflib.get_close_matches(str(fault["input"]), re.findall(r"'(\w+)'", expected), 1)
     hint = f"; the nearest valid name is {near[0]}" if near and fault["type"] == "literal_error" else ""
-    return f"{file}: {key}: {expected}{came}{hint}" if key else f"{file}: {expected}"
+    hint = "; put it in quotes" if fault["type"] == "string_type" else hint
+    return f"{where}: {expected}, got {_shown(fault['input'])}{hint}"
 
 
-def _section_fields(sections: Iterable[str]) -> list[str]:
+def _concerns(override: str, key: str) -> bool:
+    """Whether the fault at `key` came with `override`."""
+    given = override.partition("=")[0].strip()
+    return f"{key}.".startswith(f"{given}.") or (bool(key) and f"{given}.".startswith(f"{key}."))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _valid_names(sections: Iterable[str], name: str) -> str:
+    """What to write instead of `name`."""
+    elsewhere = [
+        f"{section}.{name}"
+        for section, field in Config.model_fields.items()
+        if name in getattr(field.annotation, "model_fields", ())
+    ]
     model: type[BaseModel] = Config
     for section in sections:
         model = model.model_fields[section].annotation
-    return list(model.model_fields)
+    near = elsewhere or difflib.get_close_matches(name, model.model_fields, 1)
+    return f"the nearest valid name is {near[0]}" if near else f"expected one of: {', '.join(model.model_fields)}"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,43 +96,64 @@ def write_report(predictions: Predictions, folder: Path) -> dict:
 
     worst.csv lists the wrong clips that the recogniser was surest of: path, truth, guess, probability.
     """
+    from matplotlib.image import imsave
+
     metrics = measure(predictions)
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
     with written_aside(folder / "confusion.png") as aside:
-        confusion_figure(predictions).savefig(aside, format="png", dpi=100)
+        imsave(aside, draw_confusions(predictions), format="png")
     with written_aside(folder / "worst.csv") as aside, aside.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("path", "truth", "guess", "probability"))
-        for clip in worst_clips(predictions):
-            writer.writerow(clip)
+        writer.writerows(worst_clips(predictions))
     return metrics
 
 
 def worst_clips(predictions: Predictions) -> list[tuple[str, str, str, float]]:
-    """Up to 50 wrong clips, the surest mistakes first: (path, truth, guess, the guess's probability)."""
-    guesses = predictions.guesses
-    wrong = np.flatnonzero(guesses != predictions.truth)
-    sureness = predictions.probabilities[wrong, guesses[wrong]]
-    labels = predictions.labels
+    """The clips of `worst_indices` as (path, truth, guess, the guess's probability)."""
+    labels, truth, guesses = predictions.labels, predictions.truth, predictions.guesses
     return [
-        (predictions.paths[i], labels[predictions.truth[i]], labels[guesses[i]], round(float(p), 4))
-        for p, i in sorted(zip(sureness, wrong, strict=True), reverse=True)[:WORST_CLIPS]
+        (
+            predictions.paths[i],
+            labels[truth[i]],
+            labels[guesses[i]],
+            round(float(predictions.probabilities[i].max()), 4),
+        )
+        for i in worst_indices(predictions)
     ]
 
 
+def worst_indices(predictions: Predictions) -> np.ndarray:
+    """Which clips were recognised wrongly, up to 50, the surest mistakes first."""
+    wrong = np.flatnonzero(predictions.guesses != predictions.truth)
+    sureness = predictions.probabilities[wrong].max(axis=1)
+    return wrong[np.argsort(-sureness, kind="stable")][:WORST_CLIPS]
+
+
+def draw_confusions(predictions: Predictions) -> np.ndarray:
+    """A picture, (height, width, 4) uint8: truth by guess, coloured by the share of the truth, with counts."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(confusion_figure(predictions))
+    with warnings.catch_warnings():  # a letter that the font lacks is drawn as a box; the other files spell it
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
+
+
 def confusion_figure(predictions: Predictions):
-    """A Matplotlib figure: truth by guess, coloured by the share of the truth, with counts."""
+    """`draw_confusions` as a Matplotlib figure, to be changed before it is drawn."""
     from matplotlib.figure import Figure
 
     labels = predictions.labels
     matrix = confusion_matrix(predictions.truth, predictions.guesses, labels=range(len(labels)))
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    size = 2.5 + 0.42 * len(labels)
+    size = min(2.5 + 0.42 * len(labels), 40)  # inches; a picture of a thousand labels would fill the memory
     figure = Figure(figsize=(size, size), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(labels)), labels, rotation=90)
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xticks(range(len(labels)), labels, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(labels)), labels, parse_math=False)
     axes.set_xlabel("recognised")
     axes.set_ylabel("said")
     correct = int(np.trace(matrix))

@@ -3,6 +3,7 @@
 import keras
 from keras import layers, ops
 
+from data_pipeline.errors import UserError
 from data_pipeline.front_end import FrontEnd
 from speech_gru.config import ModelSettings
 
@@ -41,7 +42,12 @@ def build_model(settings: ModelSettings, frames: int, features: int, labels: int
 
     Layers follow the dtype policy in force, so that the same call gives the mixed-precision model to train and the
     float32 model to export; their weights are the same.
+
+    Raises:
+        UserError: a clip is shorter than one step of `subsampling` frames.
     """
+    if settings.subsampling > frames:
+        raise UserError(f"model.subsampling is {settings.subsampling}, but a clip has only {frames} frames")
     inputs = keras.Input((frames, features), name="features")
     hidden = _convolve(inputs, settings)
     for index in range(settings.layers):

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from data_pipeline.dataset import evaluation_batches
 from data_pipeline.files import write_text
-from data_pipeline.shards import shard_files
-from speech_gru.evaluation import Predictions, confusion_figure, predict_split, worst_clips, write_report
+from data_pipeline.manifest import read_manifest
+from speech_gru.evaluation import Predictions, draw_confusions, predict_split, worst_indices, write_report
 from speech_gru.run import Run, load_run
 
 AUDIO_CLIPS = 8
@@ -22,9 +22,9 @@ def report_run(folder: Path) -> dict[str, dict]:
     Returns: the metrics by split (see speech_gru.evaluation.measure).
     """
     run = load_run(folder)
-    metrics = {}
+    metrics, splits = {}, {row.split for row in read_manifest(run.config.corpus.shards)}
     for split in ("validation", "test"):
-        if shard_files(run.config.corpus.shards, split):
+        if split in splits:
             predictions = predict_run(run, split)
             metrics[split] = write_report(predictions, folder / "report" / split)
             _log(run, split, predictions)
@@ -46,21 +46,14 @@ def predictor(run: Run):
 
 def _log(run: Run, split: str, predictions: Predictions) -> None:
     """Adds the confusion matrix, and the worst clips to listen to, to the run's TensorBoard."""
-    worst = {path: (truth, guess) for path, truth, guess, _ in worst_clips(predictions)[:AUDIO_CLIPS]}
+    labels, truth, guesses = predictions.labels, predictions.truth, predictions.guesses
+    worst = {index: rank for rank, index in enumerate(worst_indices(predictions)[:AUDIO_CLIPS].tolist(), 1)}
     with tf.summary.create_file_writer(str(run.folder / "tensorboard" / split)).as_default(step=0):
-        tf.summary.image("confusion", _rasterize(confusion_figure(predictions))[np.newaxis])
-        for batch in evaluation_batches(run.config.corpus.shards, split, run.config.corpus.clip_samples, 256):
-            for path, audio in zip(batch["path"].numpy(), batch["audio"].numpy(), strict=True):
-                if path.decode() in worst:
-                    truth, guess = worst.pop(path.decode())
-                    name = f"worst/said {truth}, recognised {guess}: {path.decode()}"
-                    tf.summary.audio(name, audio[np.newaxis, :, np.newaxis], run.config.corpus.sample_rate)
-
-
-def _rasterize(figure) -> np.ndarray:
-    """A Matplotlib figure as (height, width, 4) uint8."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())
+        tf.summary.image("confusion", draw_confusions(predictions)[np.newaxis])
+        clips = evaluation_batches(run.config.corpus.shards, split, run.config.corpus.clip_samples, 256).unbatch()
+        # By position: silence's clips share the paths of the recordings that they are cut from.
+        for index, clip in enumerate(clips):
+            if index in worst:
+                said = f"said {labels[truth[index]]}, recognised {labels[guesses[index]]}"
+                name = f"worst/{worst[index]}: {said}: {predictions.paths[index]}"
+                tf.summary.audio(name, clip["audio"][tf.newaxis, :, tf.newaxis], run.config.corpus.sample_rate)

@@ -1,8 +1,11 @@
 """The run directory: all that is needed to evaluate, to export and to go on."""
 
+import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import keras
 
 from data_pipeline.errors import UserError
@@ -27,21 +30,55 @@ def load_run(folder: Path) -> Run:
     """Rebuilds a finished run's model from its settings and fills in the weights; nothing stored is executed.
 
     Raises:
-        UserError: the folder holds no finished run.
+        UserError: the folder holds no finished run, or its files are damaged or don't fit each other.
     """
     for name in ("config.yaml", "labels.txt", "model.keras"):
         if not (folder / name).is_file():
             raise UserError(f"{folder} is no finished run: {name} is missing; `speech-gru train CONFIG` makes one")
     config = load_config(folder / "config.yaml")
-    labels = tuple((folder / "labels.txt").read_text(encoding="utf-8").splitlines())
+    labels = _read_labels(folder / "labels.txt")
     front_end, recognizer = build_from_config(config, len(labels))
-    try:
-        recognizer.load_weights(folder / "model.keras")
-    except (ValueError, OSError, KeyError) as error:
-        raise UserError(
-            f"{folder / 'model.keras'} doesn't hold the weights of {folder / 'config.yaml'}: {error}"
-        ) from error
+    _load_weights(recognizer, folder / "model.keras")
     return Run(folder, config, labels, front_end, recognizer)
+
+
+def _read_labels(file: Path) -> tuple[str, ...]:
+    try:
+        labels = tuple(file.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} can't be read: {error}") from error
+    if len(set(labels)) < max(2, len(labels)):
+        raise UserError(f"{file}: expected two labels or more, each in a line of its own, got {len(labels)} lines")
+    return labels
+
+
+def _load_weights(model: keras.Model, file: Path) -> None:
+    """Fills `model` with the numbers of a .keras file; its other parts, which can name code, aren't looked at."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > file.stat().st_size:  # Keras doesn't compress; a bomb would unpack for hours
+                raise ValueError(f"it would unpack to {unpacked:,} bytes")
+            stored = _count_arrays(archive)
+        expected = sum("seed_generator" not in variable.path for variable in model.variables)
+        if stored != expected:  # Keras would leave out what the model lacks
+            raise ValueError(f"expected {expected} arrays, got {stored}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # Keras would leave as it is what the file lacks
+            model.load_weights(file)
+    except (ValueError, TypeError, OSError, KeyError, RuntimeError, UserWarning, zipfile.BadZipFile) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{file} doesn't hold the weights of the config.yaml and labels.txt beside it: {reason}"
+        ) from error
+
+
+def _count_arrays(archive: zipfile.ZipFile) -> int:
+    """The weights' arrays in a .keras file, without the states of dropout and of an optimiser."""
+    names = []
+    with archive.open("model.weights.h5") as stream, h5py.File(stream) as file:
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    return sum("/seed_generator" not in name and "/optimizer/" not in name for name in names)
 
 
 def build_from_config(config: Config, labels: int) -> tuple[FrontEnd, keras.Model]:

@@ -58,6 +58,9 @@ def prepare_corpus(subject: Subject, corpus: Path, scratch: Path, progress) -> P
     """Prepares all clips of a folder or CSV as the test split in `scratch`/shards, with the recogniser's labels.
 
     Words that the recogniser doesn't know are `_unknown_`; if it has no such label, they are left out, with a note.
+
+    Raises:
+        UserError: no such corpus, or none of its clips can be used.
     """
     settings = CorpusSettings(
         path=corpus,
@@ -68,4 +71,11 @@ def prepare_corpus(subject: Subject, corpus: Path, scratch: Path, progress) -> P
         sample_rate=subject.sample_rate,
         clip_seconds=subject.clip_samples / subject.sample_rate,
     )
-    return prepare(settings, progress, for_test=True)
+    try:
+        return prepare(settings, progress, for_test=True)
+    except UserError as error:
+        rejected = settings.shards / "rejected.csv"
+        if not rejected.is_file():
+            raise
+        reasons = rejected.read_text(encoding="utf-8").splitlines()[1:]  # `scratch` won't be there to look into
+        raise UserError("\n".join([f"{corpus}: no clip could be used:", *reasons[:10]])) from error

@@ -1,18 +1,24 @@
 """Training: shards and settings -> a run directory."""
 
+import json
+import tempfile
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from data_pipeline.corpus import SILENCE, UNKNOWN
 from data_pipeline.dataset import evaluation_batches, feature_batches, read_labels, training_batches
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_text, written_aside
 from data_pipeline.front_end import FrontEnd
-from data_pipeline.prepare import count_rows, read_manifest
+from data_pipeline.manifest import count_rows, read_manifest
+from data_pipeline.settings import CorpusSettings
 from speech_gru.config import Config, TrainingSettings, dump_config
 from speech_gru.model import build_model, build_recognizer, multiply_adds
 from speech_gru.precision import describe_device, policy_for
@@ -42,10 +48,11 @@ def plan_training(config: Config) -> Plan:
     """Counts the data and builds the model once to say what `train` will do.
 
     Raises:
-        UserError: nothing prepared, no training or validation clips, or fewer clips than a batch.
+        UserError: nothing prepared, or with other settings; no training or validation clips; fewer clips than a batch.
     """
     shards, batch_size = config.corpus.shards, config.training.batch_size
     labels, counts = read_labels(shards), count_rows(read_manifest(shards))
+    _check_prepared(config.corpus, labels)
     clips = {
         split: sum(count.clips for (s, _), count in counts.items() if s == split)
         for split in ("train", "validation", "test")
@@ -77,9 +84,10 @@ def train(config: Config, plan: Plan, folder: Path, verbose: int | str = "auto")
         verbose: of Keras's `fit`.
 
     Raises:
-        UserError: the folder can't be written.
+        UserError: the folder can't be written, or the training diverged.
     """
     keras.utils.set_random_seed(config.seed)
+    _clear_other_run(folder, dump_config(config))
     write_text(folder / "config.yaml", dump_config(config))
     write_text(folder / "labels.txt", "".join(f"{label}\n" for label in plan.labels))
     front_end = adapted_front_end(config)
@@ -118,9 +126,13 @@ def train(config: Config, plan: Plan, folder: Path, verbose: int | str = "auto")
         verbose=verbose,
     )
     model.load_weights(best)
-    recognizer = build_recognizer(front_end, model, config.corpus.clip_samples)
-    with written_aside(folder / "model.keras") as aside:
-        final = aside.with_suffix(".keras")
+    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+        raise UserError(f"the training diverged; lower training.learning_rate ({config.training.learning_rate:g})")
+    kept = _build(config, front_end, len(plan.labels))  # in float32, and without the optimiser's state
+    kept.set_weights(model.get_weights())
+    recognizer = build_recognizer(front_end, kept, config.corpus.clip_samples)
+    with written_aside(folder / "model.keras") as aside, tempfile.TemporaryDirectory(dir=folder) as scratch:
+        final = Path(scratch) / "model.keras"  # Keras demands the suffix
         recognizer.save(final)
         final.replace(aside)
     return history
@@ -141,7 +153,7 @@ def compile_model(model: keras.Model, settings: TrainingSettings, steps_per_epoc
         initial_learning_rate=0.0,
         warmup_target=settings.learning_rate,
         warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
-        decay_steps=round((settings.epochs - settings.warmup_epochs) * steps_per_epoch),
+        decay_steps=max(1, round((settings.epochs - settings.warmup_epochs) * steps_per_epoch)),
     )
     arguments = {"global_clipnorm": settings.clip_norm, "use_ema": settings.ema is not None}
     if settings.ema is not None:
@@ -175,6 +187,34 @@ def dtype_policy(policy: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def _check_prepared(corpus: CorpusSettings, labels: tuple[str, ...]) -> None:
+    """The run directory mustn't tell of other data than it was trained on."""
+    try:
+        made = json.loads((corpus.shards / "settings.json").read_text(encoding="utf-8"))
+        stale = [name for name in ("sample_rate", "clip_seconds") if made[name] != getattr(corpus, name)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{corpus.shards / 'settings.json'} can't be read; run `speech-gru prepare` again") from error
+    words = {unicodedata.normalize("NFC", word) for word in corpus.words}
+    if words and not words >= set(labels) - {UNKNOWN, SILENCE}:
+        stale.append("words")
+    if stale:
+        changed = ", ".join(f"corpus.{name}" for name in stale)
+        raise UserError(f"{corpus.shards} was prepared with other settings ({changed}); run `speech-gru prepare` again")
+
+
+def _clear_other_run(folder: Path, config: str) -> None:
+    """Removes what would else mix with the new run: its curves, and the model if it is of another experiment."""
+    try:
+        for events in folder.glob("tensorboard/**/events.out.tfevents.*"):
+            events.unlink()
+        stored = folder / "config.yaml"
+        if stored.is_file() and stored.read_text(encoding="utf-8", errors="replace") != config:
+            for stale in ("model.keras", "metrics.json"):
+                (folder / stale).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} can't be written: {error.strerror or error}") from error
 
 
 def _build(config: Config, front_end: FrontEnd, labels: int) -> keras.Model:

@@ -1,5 +1,6 @@
 """Fixtures that all tests share."""
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -85,4 +86,29 @@ def tiny_run(tiny_config, tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny_run") / "run"
     train(tiny_config, plan_training(tiny_config), folder, verbose=0)
+    return folder
+
+
+@pytest.fixture
+def write_clips(tmp_path):
+    """A function that writes WAV clips, each a tone of its own, by name into a folder, which it returns."""
+
+    def write(*names: str, folder: str = "corpus", seconds: float = 0.2, rate: int = 16000) -> Path:
+        for name in names:
+            path = tmp_path / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            hz = 200 + zlib.crc32(name.encode()) % 3000
+            soundfile.write(path, 0.5 * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate), rate)
+        return tmp_path / folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_run, tmp_path_factory) -> Path:
+    """What `export` makes of tiny_run, in a folder: saved_model/ and model.tflite. Copy it before you write into it."""
+    from export.matrix import export_run
+
+    folder = tmp_path_factory.mktemp("tiny_export") / "export"
+    export_run(tiny_run, folder)
     return folder

@@ -53,10 +53,10 @@ def _run() -> int:
     except _UsageError as error:
         error.show()
     except ModuleNotFoundError as error:
-        extra = f'needs {error.name}, which isn\'t installed: pip install "speech-gru[train]"'
-        print(f"speech-gru: this command {extra}", file=sys.stderr)
+        advice = f'{error.name} isn\'t installed; this command needs: pip install "speech-gru[train]"'
+        print(f"speech-gru: {advice}", file=sys.stderr)
     except (SystemExit, BrokenPipeError):  # Typer and rich answer a closed pipe with SystemExit; `| head` is no mistake
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except (UserError, OSError) as error:
         print(f"speech-gru: {error}", file=sys.stderr)

@@ -9,13 +9,14 @@ Progress = Callable[[int, int | None], None]
 
 def start_tensorflow() -> None:
     """Imports TensorFlow for the verbs that need it, without its greetings and its advice to developers."""
-    import logging
-
     from speech_gru.quiet import quiet_start
 
     with quiet_start():
         import tensorflow  # noqa: F401
-    logging.getLogger("absl").setLevel(logging.ERROR)
+
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)
 
 
 @contextmanager
@@ -26,7 +27,8 @@ def progress_bar(description: str, *, bytes_unit: bool = False) -> Iterator[Prog
 
     count = progress.DownloadColumn() if bytes_unit else progress.MofNCompleteColumn()
     columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), count, progress.TimeRemainingColumn())
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -1,5 +1,6 @@
 """`speech-gru export`: a run -> SavedModel and .tflite file, each proven equal to the model."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,28 +11,30 @@ from speech_gru.cli.options import RUN
 
 def export(
     run: RUN,
-    out: Annotated[Path | None, typer.Option(help="Folder for the artefacts.  [default: RUN/export]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the artefacts; if not given, RUN/export.")] = None,
     shards: Annotated[
-        Path | None, typer.Option(help="Prepared clips to compare on.  [default: those the run was trained with]")
+        Path | None, typer.Option(help="Prepared clips to compare on, instead of those the run was trained with.")
     ] = None,
 ):
     """Export a trained recogniser; each artefact is loaded back and must agree with the model on real clips.
+
+    One that doesn't is not kept: the exit code is 1, and what an earlier export wrote stays as it was.
 
     [bold]Example:[/bold]  speech-gru export runs/demo
 
     Then: speech-gru recognize runs/demo/export/model.tflite some.wav
     """
-    from rich.console import Console
+    from speech_gru.cli.console import new_table, print_table, start_tensorflow
 
+    start_tensorflow()
     from export.matrix import export_run
     from export.verify import ExportError
-    from speech_gru.cli.console import new_table
 
     folder = out or run / "export"
     try:
         agreements = export_run(run, folder, shards)
     except ExportError as error:
-        Console(stderr=True).print(f"speech-gru: {error}", markup=False)
+        print(f"speech-gru: {error}", file=sys.stderr)
         return 1
     table = new_table("artefact", "KB", "clips", "largest difference", "equal decisions")
     for item in agreements:
@@ -39,6 +42,6 @@ def export(
         table.add_row(
             item.artefact, f"{item.bytes / 1e3:,.0f}", str(item.clips), f"{item.largest_difference:.1e}", equal
         )
-    Console().print(table)
+    print_table(table)
     print(f"{folder}: each artefact was loaded back and agrees with the model")
     return 0

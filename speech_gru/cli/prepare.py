@@ -9,13 +9,15 @@ def prepare(config: CONFIG, settings: SET = ()):
     Clips that can't be used are set aside, with the reason in rejected.csv; the exit code is then 3. A second run
     decodes only what is new; an interrupted one goes on.
 
-    [bold]Example:[/bold]  speech-gru prepare configs/speech_commands.yaml --set corpus.path=~/speech_commands
+    [bold]Example:[/bold]  speech-gru prepare demo --set corpus.path=my_words --set corpus.shards=my_words-shards
     """
-    from data_pipeline.prepare import prepare as prepare_shards
-    from speech_gru.cli.console import print_counts, progress_bar
+    from speech_gru.cli.console import print_counts, progress_bar, start_tensorflow
     from speech_gru.config import load_config
 
     corpus = load_config(config, settings).corpus
+    start_tensorflow()
+    from data_pipeline.prepare import prepare as prepare_shards
+
     with progress_bar("Preparing") as progress:
         prepared = prepare_shards(corpus, progress)
     print_counts(prepared.labels, prepared.counts)

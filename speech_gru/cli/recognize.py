@@ -1,6 +1,7 @@
 """`speech-gru recognize`: an exported file and audio -> words. Needs neither TensorFlow nor librosa."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -8,13 +9,11 @@ import typer
 
 from speech_gru.cli.options import JSON
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
-
 
 def recognize(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A .tflite file that `export` wrote.")],
     audio: Annotated[
-        list[str], typer.Argument(metavar="AUDIO...", help="Audio files, folders of them, or - for standard input.")
+        list[str], typer.Argument(metavar="AUDIO", help="Audio files, folders of them, or - for standard input.")
     ],
     top: Annotated[int, typer.Option(min=1, help="How many labels to show for each clip.")] = 1,
     json: JSON = False,
@@ -35,11 +34,12 @@ def recognize(
     from data_pipeline.audio import AudioError
     from speech_gru.recognizer import Recognizer
 
+    files = list(_files(audio))
     recognizer = Recognizer(model)
     failures = 0
-    for name, file in _files(audio):
+    for name in files:
         try:
-            samples = recognizer.load(BytesIO(sys.stdin.buffer.read()) if file is None else file)
+            samples = recognizer.load(BytesIO(sys.stdin.buffer.read()) if name == "-" else name)
         except AudioError as error:
             failures += 1
             print(f"speech-gru: {name}: {error}", file=sys.stderr)
@@ -48,15 +48,20 @@ def recognize(
     return 3 if failures else 0
 
 
-def _files(arguments: list[str]):
+def _files(arguments: list[str]) -> Iterator[str]:
+    """The files meant; those in a folder come in order."""
+    from data_pipeline.errors import UserError
+    from data_pipeline.files import AUDIO_SUFFIXES, files_under
+
     for argument in arguments:
-        path = Path(argument)
-        if argument == "-":
-            yield "standard input", None
-        elif path.is_dir():
-            yield from ((str(file), file) for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES)
-        else:
-            yield argument, path
+        folder = Path(argument)
+        if not folder.is_dir():
+            yield argument
+            continue
+        found = [name for name in files_under(folder, []) if Path(name).suffix.lower() in AUDIO_SUFFIXES]
+        if not found:
+            raise UserError(f"{argument}: no audio in this folder; expected {' '.join(sorted(AUDIO_SUFFIXES))}")
+        yield from (str(folder / name) for name in found)
 
 
 def _print(name: str, ranking, as_json: bool) -> None:

@@ -10,9 +10,9 @@ def summary(run: RUN, json: JSON = False):
 
     [bold]Example:[/bold]  speech-gru summary runs/demo
     """
-    from rich.console import Console
+    from speech_gru.cli.console import new_table, print_table, start_tensorflow
 
-    from speech_gru.cli.console import new_table
+    start_tensorflow()
     from speech_gru.summary import summarize_run
 
     found = summarize_run(run)
@@ -32,4 +32,4 @@ def summary(run: RUN, json: JSON = False):
         table.add_row("latency a clip, one thread", f"{found['tflite']['latency_ms']:.2f} ms (median)")
     for picture in found["pictures"]:
         table.add_row("picture", picture)
-    Console().print(table)
+    print_table(table)

@@ -1,5 +1,6 @@
 """`speech-gru train`: shards -> a run directory."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from speech_gru.cli.options import CONFIG, SET
 
 def train(
     config: CONFIG,
-    out: Annotated[Path | None, typer.Option(help="The run directory.  (default: runs/NAME)")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run directory; if not given, runs/NAME.")] = None,
     settings: SET = (),
 ):
     """Train a recogniser on prepared shards, keep the best weights, measure them on validation and test clips.
@@ -19,17 +20,17 @@ def train(
 
     Watch it with: tensorboard --logdir runs
     """
-    from speech_gru.cli.console import new_table, print_metrics
+    from speech_gru.cli.console import new_table, print_metrics, print_table, start_tensorflow
     from speech_gru.config import load_config
+
+    experiment = load_config(config, settings)
+    start_tensorflow()
     from speech_gru.report import report_run
     from speech_gru.training import plan_training
     from speech_gru.training import train as train_model
 
-    experiment = load_config(config, settings)
     folder = out or Path("runs") / experiment.name
     plan = plan_training(experiment)
-    from rich.console import Console
-
     table = new_table(f"training {experiment.name}", "")
     table.add_row("clips", ", ".join(f"{count:,} {split}" for split, count in plan.clips.items()))
     table.add_row("labels", str(len(plan.labels)))
@@ -42,8 +43,8 @@ def train(
     table.add_row("device", plan.device)
     table.add_row("precision", plan.policy)
     table.add_row("run directory", str(folder))
-    Console().print(table)
-    train_model(experiment, plan, folder)
+    print_table(table)
+    train_model(experiment, plan, folder, verbose="auto" if sys.stdout.isatty() else 2)  # 2: a line an epoch
     for split, metrics in report_run(folder).items():
         print_metrics(split, metrics)
     print(f"{folder}: model.keras, metrics.json, report/, tensorboard/; next: speech-gru export {folder}")

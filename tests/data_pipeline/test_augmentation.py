@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from data_pipeline.augmentation import (
     BackgroundNoise,
+    FreshSilence,
     Gain,
     Mixup,
     SpecAugment,
@@ -354,3 +355,21 @@ def test_speech_stays_speech(shared_data):
     assert np.isfinite(out).all()
     change = 10 * np.log10(power(out) / power(word))
     assert -15 < change.min() < change.max() < 10
+
+
+def test_fresh_silence_replaces_the_silent_clips_alone_by_recorded_and_generated_noise():
+    noise = np.where(np.arange(80000) % 2, 8000, -8000).astype(np.int16)  # a tone at the Nyquist frequency
+    audio = random_clips(64)
+    silent = np.arange(64) % 2 == 0
+    heard = FreshSilence(noise)(audio, seeded(3, 4), tf.constant(silent)).numpy()
+    np.testing.assert_array_equal(heard[~silent], audio[~silent])
+    recorded = np.isclose(np.abs(heard[silent]), 8000 / 32768).all(axis=1)
+    assert 8 <= recorded.sum() <= 24  # of 32, half expected
+    generated = heard[silent][~recorded]
+    assert (power(generated) > 1e-5).all()
+    spectrum = np.abs(np.fft.rfft(generated)) ** 2
+    tilt = np.log10(spectrum[:, 50:400].mean(axis=1) / spectrum[:, 4000:7000].mean(axis=1))
+    assert tilt.min() < 1  # white, or nearly
+    assert tilt.max() > 2  # brown or beyond
+    again = FreshSilence(noise)(audio, seeded(3, 4), tf.constant(silent)).numpy()
+    np.testing.assert_array_equal(again, heard)

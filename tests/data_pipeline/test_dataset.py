@@ -1,0 +1,232 @@
+"""What training and evaluation read: every clip once an epoch, in an order that only the seed and the epoch decide."""
+
+from itertools import chain, count, islice
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_pipeline import dataset
+from data_pipeline.dataset import (
+    evaluation_batches,
+    feature_batches,
+    label_table,
+    read_labels,
+    read_noise,
+    training_batches,
+    training_records,
+)
+from data_pipeline.errors import UserError
+from data_pipeline.manifest import Row, write_rows
+from data_pipeline.settings import AugmentSettings
+from data_pipeline.shards import decode_batch, encode_clip
+
+SAMPLES, LABELS = 8, ("yes", "no", "_silence_")
+OFF = AugmentSettings(
+    time_shift_ms=0, gain_db=None, speed=None, noise_probability=0, time_masks=0, frequency_masks=0, mixup=0
+)
+
+
+def write_shards(folder, split: str, sizes: list[int], samples: int = SAMPLES):
+    """Shards of so many clips; clip n of a split holds the value n, is called n, and has label n % 3."""
+    numbers = count()
+    for index, size in enumerate(sizes):
+        path = folder / f"{split}-{index:05d}.tfrecord"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for number in islice(numbers, size):
+                said = {"label": LABELS[number % 3], "text": "", "speaker": "", "path": str(number)}
+                writer.write(encode_clip(np.full(samples, number, np.int16), **said))
+        path.with_suffix(".csv").touch()
+    write_rows(folder / "manifest.csv", [Row("0", "yes", split)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    np.save(folder / "noise.npy", np.zeros(0, np.int16))
+    write_shards(folder, "validation", [5, 0, 6])
+    return write_shards(folder, "train", [7, 1, 12, 9, 11, 3, 8, 10, 2])  # 63
+
+
+def read(shards, steps: int, *, step: int = 0, seed: int = 0, batch_size: int = 10, steps_per_epoch: int = 6):
+    """[(step, names of its clips)] of the first so many steps."""
+    records = training_records(shards, seed=seed, batch_size=batch_size, steps_per_epoch=steps_per_epoch, step=step)
+    return [
+        (int(number), decode_batch(clips, SAMPLES)["path"].numpy().tolist()) for number, clips in records.take(steps)
+    ]
+
+
+class TestTrainingRecords:
+    def test_every_clip_at_most_once_an_epoch(self, shards):
+        steps = read(shards, 18)
+        assert [step for step, _ in steps] == list(range(18))
+        left_out = set()
+        for epoch in range(3):
+            names = list(chain(*(names for _, names in steps[epoch * 6 : epoch * 6 + 6])))
+            assert len(names) == len(set(names)) == 60
+            left_out |= {str(number).encode() for number in range(63)} - set(names)
+        assert len(left_out) > 3  # not always the same ones
+
+    def test_all_clips_where_the_batches_come_out_even(self, shards):
+        names = list(chain(*(names for _, names in read(shards, 9, batch_size=7, steps_per_epoch=9))))
+        assert sorted(map(int, names)) == list(range(63))
+
+    def test_the_order_is_a_function_of_seed_and_epoch(self, shards):
+        steps = read(shards, 12)
+        assert read(shards, 12) == steps
+        assert read(shards, 12, seed=1) != steps
+        first, second = (list(chain(*(names for _, names in part))) for part in (steps[:6], steps[6:]))
+        assert first != second
+        assert first != sorted(first, key=int)
+
+    @given(st.integers(0, 40), st.sampled_from([1, 5, 6]))
+    @settings(max_examples=8, deadline=None)
+    def test_a_start_at_any_step_is_as_if_the_steps_before_had_run(self, shards, step, steps_per_epoch):
+        whole = read(shards, step + 4, steps_per_epoch=steps_per_epoch)
+        assert read(shards, 4, step=step, steps_per_epoch=steps_per_epoch) == whole[step:]
+
+    def test_clips_of_all_shards_are_mixed(self, tmp_path):
+        folder = write_shards(tmp_path, "train", [64, 64, 64])
+        first_batch = read(folder, 1, batch_size=32, steps_per_epoch=6)[0][1]
+        assert {int(name) // 64 for name in first_batch} == {0, 1, 2}
+
+    def test_memory_is_bounded_whatever_the_clips_length(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(dataset, "SHUFFLE_BYTES", 20 * 2 * SAMPLES)
+        folder = write_shards(tmp_path, "train", [200])
+        names = [int(name) for name in chain(*(names for _, names in read(folder, 20)))][:60]
+        blocks = [np.array(names[start : start + 20]) - start for start in (0, 20, 40)]
+        for block in blocks:  # only 20 clips are held at a time, so only they can be mixed
+            assert sorted(block) == list(range(20))
+            assert block.tolist() != sorted(block)
+        assert blocks[0].tolist() != blocks[1].tolist() != blocks[2].tolist()
+
+    def test_more_steps_than_clips(self, shards):
+        with pytest.raises(UserError, match="7 steps of 10 clips an epoch need more than the 63 train clips"):
+            read(shards, 1, steps_per_epoch=7)
+
+
+class TestEvaluationBatches:
+    def test_all_clips_in_order(self, shards):
+        batches = list(evaluation_batches(shards, "validation", SAMPLES, 4).as_numpy_iterator())
+        assert [batch["audio"].shape for batch in batches] == [(4, SAMPLES), (4, SAMPLES), (3, SAMPLES)]
+        assert [int(name) for batch in batches for name in batch["path"]] == list(range(11))
+        audio = np.concatenate([batch["audio"] for batch in batches])
+        assert audio.dtype == np.float32
+        np.testing.assert_array_equal(audio * 32768, np.repeat(np.arange(11)[:, None], SAMPLES, axis=1))
+        assert [name.decode() for name in batches[0]["label"]] == ["yes", "no", "_silence_", "yes"]
+
+    def test_the_order_is_always_the_same(self, shards):
+        def names():
+            batches = evaluation_batches(shards, "train", SAMPLES, 9).as_numpy_iterator()
+            return [batch["path"].tolist() for batch in batches]
+
+        assert names() == names()
+
+    def test_no_such_clips(self, shards):
+        with pytest.raises(UserError, match="holds no test clips"):
+            evaluation_batches(shards, "test", SAMPLES, 4)
+
+    def test_nothing_prepared_or_not_to_the_end(self, tmp_path):
+        with pytest.raises(UserError, match=r"no manifest\.csv"):
+            evaluation_batches(tmp_path, "train", SAMPLES, 4)
+        write_shards(tmp_path, "train", [3])
+        (tmp_path / "manifest.csv").unlink()
+        with pytest.raises(UserError, match=r"no manifest.csv\); run `speech-gru prepare` first"):
+            evaluation_batches(tmp_path, "train", SAMPLES, 4)
+
+    def test_clips_of_another_length(self, shards, tmp_path):
+        with pytest.raises(UserError, match=r"expected clips of 9 samples, but they have 8; if corpus.clip_seconds"):
+            evaluation_batches(shards, "train", 9, 4)
+        write_shards(tmp_path, "validation", [3])
+        write_shards(tmp_path, "train", [3], samples=5)
+        (tmp_path / "validation-00000.tfrecord").rename(tmp_path / "train-00001.tfrecord")
+        (tmp_path / "validation-00000.csv").rename(tmp_path / "train-00001.csv")
+        with pytest.raises(UserError, match="equally many samples, but they have 5 and 8"):
+            training_records(tmp_path, seed=0, batch_size=1, steps_per_epoch=1)
+
+    def test_a_damaged_shard(self, tmp_path):
+        write_shards(tmp_path, "train", [3, 3])
+        path = tmp_path / "train-00001.tfrecord"
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(UserError, match=r"train-00001.tfrecord is cut off"):
+            evaluation_batches(tmp_path, "train", SAMPLES, 4)
+
+
+class Mean:
+    """In place of a front end: a clip's one feature is the mean of its samples, times 2**15."""
+
+    sample_rate = 16000
+
+    def __call__(self, audio):
+        return tf.reduce_mean(audio, axis=1)[:, None, None] * 32768
+
+
+class TestFeatures:
+    def check(self, batches, clips):
+        features, targets = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        numbers = np.rint(features[:, 0, 0]).astype(int)
+        assert features.dtype == targets.dtype == np.float32
+        np.testing.assert_array_equal(targets, np.eye(3)[numbers % 3])
+        assert len(set(numbers)) == clips
+        return numbers.tolist()
+
+    def test_training(self, shards):
+        batches = training_batches(
+            shards, LABELS, Mean(), OFF, clip_samples=SAMPLES, seed=3, batch_size=10, steps_per_epoch=6, step=2
+        )
+        numbers = self.check(batches.take(4).as_numpy_iterator(), 40)
+        expected = chain(*(names for _, names in read(shards, 4, step=2, seed=3)))
+        assert numbers == [int(name) for name in expected]
+
+    def test_validation(self, shards):
+        batches = feature_batches(shards, "validation", LABELS, Mean(), clip_samples=SAMPLES, batch_size=4)
+        assert self.check(batches.as_numpy_iterator(), 11) == list(range(11))
+
+    def test_augmentation_is_a_function_of_seed_and_step(self, shards):
+        def features(step: int, seed: int = 0):
+            batches = training_batches(
+                shards,
+                LABELS,
+                Mean(),
+                AugmentSettings(time_shift_ms=0, speed=None, time_masks=0, frequency_masks=0),
+                clip_samples=SAMPLES,
+                seed=seed,
+                batch_size=10,
+                steps_per_epoch=6,
+                step=step,
+            )
+            return [features for features, _ in batches.take(3).as_numpy_iterator()]
+
+        whole, later, other = features(5), features(6), features(5, seed=1)
+        np.testing.assert_array_equal(whole[1:], later[:2])
+        assert not np.array_equal(whole, other)
+
+    def test_clips_of_another_length(self, shards):
+        with pytest.raises(UserError, match="expected clips of 9 samples"):
+            training_batches(shards, LABELS, Mean(), OFF, clip_samples=9, seed=0, batch_size=1, steps_per_epoch=1)
+
+
+def test_labels(tmp_path):
+    table = label_table(["b", "a"])
+    assert table.lookup(tf.constant(["a", "b", "c"])).numpy().tolist() == [1, 0, -1]
+    (tmp_path / "labels.txt").write_text("turn off\nsí\n_unknown_\n", encoding="utf-8")
+    assert read_labels(tmp_path) == ("turn off", "sí", "_unknown_")
+    with pytest.raises(UserError, match=r"no labels.txt\); run `speech-gru prepare` first"):
+        read_labels(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"text", b"\x93NUMPY\x01\x00\x10\x00"])
+def test_noise_that_is_missing_or_damaged(tmp_path, content):
+    if content is not None:
+        (tmp_path / "noise.npy").write_bytes(content)
+    with pytest.raises(UserError, match=r"noise.npy can't be read: .*; run `speech-gru prepare` again"):
+        read_noise(tmp_path)
+
+
+def test_noise_runs_no_code(tmp_path):
+    np.save(tmp_path / "noise.npy", np.array([print], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match="can't be read"):
+        read_noise(tmp_path)

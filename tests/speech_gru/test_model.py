@@ -1,0 +1,245 @@
+"""The model against NumPy written from the equations, and its promises about causality, shapes and number formats."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import keras
+import numpy as np
+import pytest
+
+from data_pipeline.errors import UserError
+from data_pipeline.front_end import FrontEnd
+from data_pipeline.settings import FrontEndSettings
+from speech_gru.config import ModelSettings
+from speech_gru.model import AttentionPooling, build_model, build_recognizer, multiply_adds
+from speech_gru.training import dtype_policy
+
+FRAMES, FEATURES, LABELS = 11, 5, 3
+
+
+def build(policy: str = "float32", frames: int = FRAMES, **settings) -> keras.Model:
+    """A small model with random weights, biases included."""
+    with dtype_policy(policy):
+        model = build_model(ModelSettings(**{"units": 4, "layers": 1, **settings}), frames, FEATURES, LABELS)
+    rng = np.random.default_rng(1)
+    model.set_weights([np.abs(rng.normal(0, 0.6, weight.shape)) + 0.1 for weight in model.get_weights()])
+    for layer in model.layers:  # all weights positive would hide a wrong sign; variances must be
+        if not isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([rng.normal(0, 0.6, weight.shape) for weight in layer.get_weights()])
+    return model
+
+
+def batch(frames: int = FRAMES) -> np.ndarray:
+    return np.random.default_rng(2).normal(0, 1, (3, frames, FEATURES)).astype(np.float32)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def gru(inputs: np.ndarray, kernel, recurrent_kernel, bias) -> np.ndarray:
+    """All states of the GRU whose reset gate acts after the product (cuDNN's; Keras's reset_after), in float64."""
+    state, states = np.zeros((len(inputs), recurrent_kernel.shape[0])), []
+    for frame in np.moveaxis(inputs.astype(np.float64), 1, 0):
+        update, reset, new = np.split(frame @ kernel + bias[0], 3, axis=1)
+        update_state, reset_state, new_state = np.split(state @ recurrent_kernel + bias[1], 3, axis=1)
+        update, reset = sigmoid(update + update_state), sigmoid(reset + reset_state)
+        state = update * state + (1 - update) * np.tanh(new + reset * new_state)
+        states.append(state)
+    return np.stack(states, axis=1)
+
+
+def encode(inputs: np.ndarray, model: keras.Model, bidirectional: bool) -> np.ndarray:
+    """The states of the model's whole stack, from its weights."""
+    for layer in model.layers:
+        if "gru" in layer.name:
+            weights = layer.get_weights()
+            states = gru(inputs, *weights[:3])
+            if bidirectional:
+                states = np.concatenate([states, gru(inputs[:, ::-1], *weights[3:])[:, ::-1]], axis=-1)
+            inputs = states
+    return inputs
+
+
+def pool(states: np.ndarray, model: keras.Model, pooling: str, bidirectional: bool) -> np.ndarray:
+    if pooling == "mean":
+        return states.mean(axis=1)
+    if pooling == "last":
+        units = states.shape[-1] // 2
+        return np.concatenate([states[:, -1, :units], states[:, 0, units:]], 1) if bidirectional else states[:, -1]
+    hidden, bias, score = model.get_layer("pooling").get_weights()
+    scores = np.exp((np.tanh(states @ hidden + bias) @ score)[:, :, 0])
+    return np.einsum("bt,btc->bc", scores / scores.sum(axis=1, keepdims=True), states)
+
+
+@pytest.mark.parametrize("pooling", ["attention", "mean", "last"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_the_model_is_its_equations(bidirectional, pooling):
+    model = build(layers=2, bidirectional=bidirectional, pooling=pooling)
+    pooled = pool(encode(batch(), model, bidirectional), model, pooling, bidirectional)
+    kernel, bias = model.get_layer("head").get_weights()
+    np.testing.assert_allclose(model(batch()), pooled @ kernel + bias, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["attention", "mean", "last"])
+def test_frames_are_stacked_in_order_and_what_is_left_over_is_dropped(pooling):
+    model = build(bidirectional=False, subsampling=3, pooling=pooling)
+    stacked = batch()[:, :9].reshape(3, 3, 3 * FEATURES)
+    pooled = pool(encode(stacked, model, False), model, pooling, False)
+    kernel, bias = model.get_layer("head").get_weights()
+    np.testing.assert_allclose(model(batch()), pooled @ kernel + bias, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("bidirectional", "before"), [(False, 4), (True, 2)])
+def test_the_convolution_is_its_equation(bidirectional, before):
+    model = build(bidirectional=bidirectional, convolution_filters=7)
+    kernel = model.get_layer("convolution").get_weights()[0]
+    padded = np.pad(batch(), ((0, 0), (before, 4 - before), (0, 0)))
+    convolved = sum(padded[:, tap : tap + FRAMES] @ kernel[tap] for tap in range(5))
+    scale, offset, mean, variance = model.get_layer("batch_norm").get_weights()
+    expected = np.maximum(0, (convolved - mean) / np.sqrt(variance + 1e-3) * scale + offset)
+    relu = keras.Model(model.input, model.get_layer("relu").output)
+    np.testing.assert_allclose(relu(batch()), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "frames", "steps"),
+    [
+        ({"subsampling": 1}, 11, 11),
+        ({"subsampling": 2}, 11, 5),
+        ({"subsampling": 2}, 12, 6),
+        ({"subsampling": 8, "pooling": "mean"}, 8, 1),
+        ({"subsampling": 2, "convolution_filters": 3}, 11, 6),
+        ({"subsampling": 4, "convolution_filters": 3, "bidirectional": False}, 11, 3),
+        ({"convolution_filters": 3, "convolution_kernel": 99}, 11, 11),
+    ],
+)
+def test_steps(settings, frames, steps):
+    model = build(frames=frames, **settings)
+    gru = next(layer for layer in model.layers if "gru" in layer.name)
+    assert gru.input.shape[1] == steps
+    assert model(batch(frames)).shape == (3, LABELS)
+
+
+def test_a_clip_shorter_than_a_step_is_a_mistake_of_the_settings():
+    with pytest.raises(UserError, match=r"model\.subsampling is 8, but a clip has only 7 frames"):
+        build(frames=7, subsampling=8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [
+        ({}, 7),
+        ({"subsampling": 2}, 3),  # frames 6 and 7
+        ({"convolution_filters": 6}, 7),
+        ({"convolution_filters": 6, "subsampling": 3}, 3),  # up to frame 9
+    ],
+)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_without_backward_direction_no_step_sees_the_future(settings, first, bidirectional):
+    model = build(bidirectional=bidirectional, layers=2, **settings)
+    top = [layer for layer in model.layers if "gru" in layer.name][-1]
+    encoder = keras.Model(model.input, top.output)
+    before, changed = batch(), batch()
+    changed[:, 7] += 1
+    difference = np.abs(encoder(before).numpy() - encoder(changed).numpy()).max(axis=(0, 2))
+    assert (difference[first:] > 0).all()
+    assert (difference[:first] > 0).any() == bidirectional
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        # One GRU step: 3 gates of (inputs + state) x units.
+        ({"bidirectional": False, "pooling": "last"}, 11 * 3 * (5 + 4) * 4 + 4 * 3),
+        ({"bidirectional": True, "pooling": "mean"}, 11 * 2 * 3 * (5 + 4) * 4 + 8 * 3),
+        ({"layers": 2, "pooling": "mean"}, 11 * 2 * 3 * (5 + 4) * 4 + 11 * 2 * 3 * (8 + 4) * 4 + 8 * 3),
+        # Attention, a step: 8 x 64 hidden units, 64 for the score, 8 for the weighted mean.
+        ({"pooling": "attention"}, 11 * 2 * 3 * (5 + 4) * 4 + 11 * (8 * 64 + 64 + 8) + 8 * 3),
+        ({"bidirectional": False, "pooling": "mean", "subsampling": 2}, 5 * 3 * (10 + 4) * 4 + 4 * 3),
+        (
+            {"bidirectional": False, "pooling": "mean", "convolution_filters": 7, "subsampling": 2},
+            6 * 5 * 5 * 7 + 6 * 3 * (7 + 4) * 4 + 4 * 3,
+        ),
+    ],
+)
+def test_multiply_adds_as_counted_by_hand(settings, expected):
+    assert multiply_adds(build(**settings)) == expected
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "settings", [{"subsampling": 2}, {"convolution_filters": 6}, {"pooling": "last"}, {"pooling": "mean"}]
+)
+def test_mixed_precision_has_float32_weights_and_logits(policy, settings):
+    mixed = build(policy, **settings)
+    assert keras.config.dtype_policy().name == "float32"
+    assert mixed(batch()).dtype == "float32"
+    assert {weight.dtype for weight in mixed.weights} == {"float32"}
+    computed = {layer.compute_dtype for layer in mixed.layers if "gru" in layer.name}
+    assert computed == {policy.removeprefix("mixed_")}
+    whole = build(**settings)
+    whole.set_weights(mixed.get_weights())
+    np.testing.assert_allclose(whole(batch()), mixed(batch()), rtol=0.1, atol=0.1)
+
+
+def test_the_same_weights_give_the_same_logits_when_rebuilt(tmp_path):
+    settings = {"layers": 2, "convolution_filters": 6, "subsampling": 2, "dropout": 0.4}
+    first, second = build(**settings), build("mixed_float16", **settings)
+    second.save_weights(tmp_path / "x.weights.h5")
+    rebuilt = build(**settings)
+    rebuilt.set_weights([np.zeros_like(weight) for weight in rebuilt.get_weights()])
+    rebuilt.load_weights(tmp_path / "x.weights.h5")
+    np.testing.assert_array_equal(rebuilt(batch()), first(batch()))
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_dropout_acts_in_training_alone(layers):
+    model = build(dropout=0.5, layers=layers)
+    dropouts = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    assert dropouts == [f"dropout_{index}" for index in range(1, layers)] + ["dropout_head"]
+    np.testing.assert_array_equal(model(batch()), model(batch(), training=False))
+    assert np.abs(model(batch(), training=True) - model(batch())).max() > 0
+    assert not [layer for layer in build(dropout=0).layers if isinstance(layer, keras.layers.Dropout)]
+
+
+def test_the_recognizer_is_the_front_end_and_the_model():
+    front_end = FrontEnd.from_settings(FrontEndSettings(mel_bins=6, coefficients=FEATURES, window_ms=20), 8000)
+    clips = np.random.default_rng(0).normal(0, 0.1, (2, 2000)).astype(np.float32)
+    features = front_end(clips)
+    model = build(frames=features.shape[1])
+    recognizer = build_recognizer(front_end, model, 2000)
+    assert recognizer.input_shape == (None, 2000)
+    np.testing.assert_allclose(recognizer(clips), model(features), rtol=1e-5, atol=1e-6)
+
+
+def test_attention_pooling_survives_its_config():
+    layer = AttentionPooling(units=9, name="mine")
+    assert AttentionPooling.from_config(layer.get_config()).units == 9
+    assert layer.compute_output_shape((None, 7, 5)) == (None, 5)
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_it_runs_on_other_backends_without_tensorflow(backend, tmp_path):
+    if find_spec(backend) is None:
+        pytest.skip(f"needs {backend}, which isn't installed")
+    settings = {"layers": 2, "convolution_filters": 6, "subsampling": 2, "convolution_kernel": 3}
+    np.savez(tmp_path / "here.npz", batch(), build(**settings)(batch()), *build(**settings).get_weights())
+    code = f"""
+import sys, numpy as np
+sys.modules["tensorflow"] = None  # importing it fails
+from speech_gru.config import ModelSettings
+from speech_gru.model import build_model
+inputs, logits, *weights = np.load({str(tmp_path / "here.npz")!r}).values()
+model = build_model(ModelSettings(units=4, **{settings!r}), {FRAMES}, {FEATURES}, {LABELS})
+model.set_weights(weights)
+import keras
+assert keras.backend.backend() == {backend!r}
+np.testing.assert_allclose(keras.ops.convert_to_numpy(model(inputs)), logits, rtol=1e-3, atol=1e-4)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "KERAS_BACKEND": backend}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,77 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from data_pipeline.errors import UserError
+from speech_gru.subject import Subject, load_subject, prepare_corpus
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run, tiny_export, tmp_path_factory):
+    """A run directory with its export."""
+    folder = tmp_path_factory.mktemp("subject") / "run"
+    shutil.copytree(tiny_run, folder)
+    shutil.copytree(tiny_export, folder / "export")
+    return folder
+
+
+@pytest.fixture
+def listener(tmp_path):
+    """Makes a recogniser of some labels that is never asked to recognise."""
+    return lambda *labels: Subject(None, labels, 8000, 4000, tmp_path / "report", tmp_path / "run")
+
+
+def nothing(done, total):
+    pass
+
+
+def test_run_and_file_look_alike(run, tiny_shards):
+    one, other = load_subject(run), load_subject(run / "export" / "model.tflite")
+    assert one.labels == other.labels
+    assert "höher" in one.labels
+    assert (one.sample_rate, one.clip_samples) == (other.sample_rate, other.clip_samples) == (8000, 4000)
+    assert one.shards() == other.shards() == tiny_shards
+    assert one.report_folder == run / "report"
+    assert other.report_folder == run / "export" / "report"
+    audio = np.random.default_rng(0).normal(0, 0.1, (3, 4000)).astype(np.float32)
+    np.testing.assert_allclose(one.predict(audio), other.predict(audio), atol=1e-5)
+
+
+def test_file_without_its_run(run, tmp_path):
+    file = shutil.copy(run / "export" / "model.tflite", tmp_path / "model.tflite")
+    with pytest.raises(UserError, match="is no run directory; give --shards or --corpus"):
+        load_subject(file).shards()
+
+
+def test_corpus_is_prepared_as_the_recogniser_hears_it(listener, tiny_corpus, tmp_path):
+    prepared = prepare_corpus(listener("tief", "höher", "_unknown_"), tiny_corpus, tmp_path, nothing)
+    assert {key: count.clips for key, count in prepared.counts.items()} == {
+        ("test", "tief"): 28,
+        ("test", "höher"): 28,
+        ("test", "_unknown_"): 56,
+    }
+    assert prepared.rejected == []
+
+
+def test_words_it_cant_know_are_left_out_with_a_note(listener, tiny_corpus, tmp_path):
+    prepared = prepare_corpus(listener("tief", "höher"), tiny_corpus, tmp_path, nothing)
+    assert {key: count.clips for key, count in prepared.counts.items()} == {("test", "tief"): 28, ("test", "höher"): 28}
+    assert any("56" in note for note in prepared.notes), prepared.notes
+
+
+def test_no_clip_can_be_used(listener, tmp_path):
+    (tmp_path / "words" / "tief").mkdir(parents=True)
+    for number in range(12):
+        (tmp_path / "words" / "tief" / f"{number:02}.wav").write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        prepare_corpus(listener("tief"), tmp_path / "words", tmp_path, nothing)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"{tmp_path / 'words'}: no clip could be used:"
+    assert lines[1] == "tief/00.wav,empty: 0 bytes"
+    assert len(lines) == 11
+
+
+def test_no_such_corpus(listener, tmp_path):
+    with pytest.raises(UserError, match="doesn't exist"):
+        prepare_corpus(listener("tief"), tmp_path / "none", tmp_path, nothing)
