@@ -1,6 +1,6 @@
 """Peak memory of `prepare` and of training's input pipeline on a corpus and on one so many times its size.
 
-python benchmarks/memory.py speech_commands_subset --times 10
+python benchmarks/memory.py speech_commands_subset --clips 2200 --times 10
 
 The larger corpus is made of links to the same files under other speakers' names, in a scratch folder.
 """
@@ -40,11 +40,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-def multiply(corpus: Path, times: int, folder: Path) -> Path:
-    """Links a folder-per-word corpus `times` times into `folder`: a copy's speakers have other names."""
-    for path in corpus.rglob("*"):
-        if path.suffix.lower() in AUDIO_SUFFIXES:
-            word = path.parent.name
+def multiply(corpus: Path, clips: int, times: int, folder: Path) -> Path:
+    """Links `clips` clips of a corpus `times` times into `folder`: a copy's speakers have other names."""
+    paths = sorted(path for path in corpus.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    step = max(1, len(paths) // clips)
+    for number, path in enumerate(paths):
+        word = path.parent.name
+        if number % step == 0 or word.startswith("_"):
             (folder / word).mkdir(parents=True, exist_ok=True)
             for copy in range(times if not word.startswith("_") else 1):
                 target = folder / word / (path.name if copy == 0 else f"copy{copy}{path.name}")
@@ -72,13 +74,14 @@ def main() -> None:
     """Prints a line for each program and size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
+    parser.add_argument("--clips", type=int, default=10**9, help="so many of the corpus's clips (default: all)")
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--scratch", type=Path, help="where the copies go (default: the system's temporary folder)")
     arguments = parser.parse_args()
     corpus = load_config(arguments.config).corpus.path
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         for times in (1, arguments.times):
-            root = multiply(corpus, times, Path(scratch, f"corpus-{times}"))
+            root = multiply(corpus, arguments.clips, times, Path(scratch, f"corpus-{times}"))
             clips = sum(1 for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
             settings = (f"corpus.path={root}", f"corpus.shards={scratch}/shards-{times}")
             for name, program in (("prepare", PREPARE), ("input pipeline, an epoch", READ)):

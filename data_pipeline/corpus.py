@@ -9,7 +9,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import AUDIO_SUFFIXES, files_under, name_fault, printable
@@ -107,7 +107,7 @@ def _read_folder(root: Path, settings: CorpusSettings) -> Read:
     shares = settings.validation_share, settings.test_share
     clips, rejected, others = [], [], []
     for name in files_under(root, rejected):
-        parts, suffix = name.split("/"), PurePosixPath(name).suffix.lower()
+        parts, suffix = name.split("/"), os.path.splitext(name)[1].lower()
         word, is_audio = sys.intern(normalize_text(parts[0])), suffix in AUDIO_SUFFIXES
         is_hidden = any(part.startswith(".") for part in parts)
         if name in _SPLIT_LISTS or (word == NOISE_FOLDER and is_audio and not is_hidden):

@@ -2,8 +2,9 @@
 
 import hashlib
 import math
+import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -40,14 +41,15 @@ def _recordings(source: Path, notes: list[str]) -> Iterator[Path]:
         raise UserError(f"corpus.noise: {source} doesn't exist; expected an audio file or a folder of them")
     else:
         rejected = []
-        names = [name for name in files_under(source, rejected) if _is_recording(PurePosixPath(name))]
+        names = [name for name in files_under(source, rejected) if _is_recording(name)]
         notes += [f"noise: {source / name} left out: {reason}" for name, reason in rejected]
         notes += [] if names else [f"noise: no recordings in {source}"]
         yield from (source / name for name in names)
 
 
-def _is_recording(path: PurePosixPath) -> bool:
-    return path.suffix.lower() in AUDIO_SUFFIXES and not any(part.startswith(".") for part in path.parts)
+def _is_recording(name: str) -> bool:
+    is_hidden = any(part.startswith(".") for part in name.split("/"))
+    return os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES and not is_hidden
 
 
 def _measure(recordings: Iterable[Path], notes: list[str]) -> Iterator[tuple[Path, float]]:
@@ -93,7 +95,7 @@ def draw_cuts(
         yield name, start, round(0.01 + 0.99 * level, 9)
 
 
-def read_stretch(path: Path, start: float, seconds: float, sample_rate: int) -> np.ndarray:
+def read_stretch(path: str | os.PathLike, start: float, seconds: float, sample_rate: int) -> np.ndarray:
     """At most `seconds` of a recording from `start` s on: mono float32 (samples,) at `sample_rate`.
 
     Raises:

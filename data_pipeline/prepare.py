@@ -84,11 +84,13 @@ def _prepare(settings: CorpusSettings, progress: Progress, for_test: bool) -> Pr
     for table in _finished_shards(folder, fingerprint):
         _update_shard(table, todo, settings.clip_samples)
     write_text(folder / "settings.json", fingerprint)
+    new = len(todo)
     _write_shards(folder, corpus.root, list(todo.values()), settings, progress)
+    todo.clear()
     noise = collect_noise(corpus.noise, settings, corpus.notes)
     with written_aside(folder / "noise.npy") as aside, aside.open("wb") as file:
         np.save(file, noise)
-    return _merge(folder, corpus, len(todo), for_test)
+    return _merge(folder, corpus, new, for_test)
 
 
 def _merge(folder: Path, corpus: Corpus, new: int, for_test: bool) -> Prepared:
@@ -165,7 +167,7 @@ def _key(clip: Clip) -> tuple[str, float, float]:
 
 def _stamp(clip: Clip, root: Path) -> Row:
     try:
-        status = os.stat(root / clip.path)
+        status = os.stat(os.path.join(root, clip.path))
         size, modified = status.st_size, status.st_mtime_ns
     except OSError:
         size = modified = -1  # decoding it will fail, and say why
@@ -302,7 +304,7 @@ def _write_shard(path: Path, root: Path, rows: list[Row], settings: CorpusSettin
 
 def _decode(row: Row, root: Path, settings: CorpusSettings) -> tuple[np.ndarray | None, Row]:
     """The clip's PCM, or None with the reason in the row."""
-    path, rate, sha256 = root / row.path, settings.sample_rate, ""
+    path, rate, sha256 = os.path.join(root, row.path), settings.sample_rate, ""
     try:
         if row.label == SILENCE:
             samples = read_stretch(path, row.start, settings.clip_seconds, rate) * np.float32(row.gain)
@@ -315,9 +317,9 @@ def _decode(row: Row, root: Path, settings: CorpusSettings) -> tuple[np.ndarray 
     return to_pcm16(fit_length(samples, settings.clip_samples)), row
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: str) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open(path, "rb") as file:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()

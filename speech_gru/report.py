@@ -22,20 +22,15 @@ def report_run(folder: Path) -> dict[str, dict]:
     Returns: the metrics by split (see speech_gru.evaluation.measure).
     """
     run = load_run(folder)
-    metrics, splits = {}, {row.split for row in read_manifest(run.config.corpus.shards)}
+    metrics, corpus, predict = {}, run.config.corpus, predictor(run)
+    splits = {row.split for row in read_manifest(corpus.shards)}
     for split in ("validation", "test"):
         if split in splits:
-            predictions = predict_run(run, split)
+            predictions = predict_split(predict, run.labels, corpus.shards, split, corpus.clip_samples)
             metrics[split] = write_report(predictions, folder / "report" / split)
             _log(run, split, predictions)
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
     return metrics
-
-
-def predict_run(run: Run, split: str, shards: Path | None = None) -> Predictions:
-    """The run's predictions on a split of its own shards, or of others."""
-    corpus = run.config.corpus
-    return predict_split(predictor(run), run.labels, shards or corpus.shards, split, corpus.clip_samples)
 
 
 def predictor(run: Run):

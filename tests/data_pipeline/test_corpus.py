@@ -211,13 +211,16 @@ class TestLabels:
         assert corpus.labels == (("yes", UNKNOWN) if share else ("yes",))
 
     def test_which_unknown_clips_stay_does_not_hang_on_the_others(self, tmp_path):
-        touch(tmp_path, *(f"{word}/s{n}_nohash_0.wav" for word in ("yes", "a") for n in range(40)))
-        before = {clip.path for clip in read(tmp_path, words=["yes"], unknown_share=0.2).clips}
-        unknown = sorted(path for path in before if path.startswith("a/"))
-        assert unknown != sorted(f"a/s{n}_nohash_0.wav" for n in range(40))[: len(unknown)]  # nor the first ones
-        touch(tmp_path, *(f"b/s{n}_nohash_0.wav" for n in range(5)))
-        after = {clip.path for clip in read(tmp_path, words=["yes"], unknown_share=0.2).clips}
-        assert len(before - after) <= 5
+        def unknown() -> list[str]:
+            corpus = read(tmp_path, words=["yes"], unknown_share=0.2, validation_share=0, test_share=0)
+            return sorted(clip.path for clip in corpus.clips if clip.label == UNKNOWN)
+
+        touch(tmp_path, *(f"{word}/s{n:02}_nohash_0.wav" for word in ("yes", "a") for n in range(40)))
+        before = unknown()
+        touch(tmp_path, *(f"b/s{n:02}_nohash_0.wav" for n in range(5)))
+        assert len(before) == len(unknown()) == 10
+        assert len(set(before) - set(unknown())) <= 5
+        assert before != [f"a/s{n:02}_nohash_0.wav" for n in range(10)]  # nor are they the first
 
     def test_unknown_and_silence_of_the_corpus_itself(self, tmp_path):
         # As in Google's speech_commands_test_set_v0.02.tar.gz.

@@ -67,6 +67,7 @@ def test_ctrl_c_in_prepare(speech_gru, tiny_yaml, shards, monkeypatch):
     def interrupting_bar(description):
         def progress(done, total):
             if done == 40:
+                time.sleep(0.2)  # all threads are at work by then
                 os.kill(os.getpid(), signal.SIGINT)
 
         yield progress
