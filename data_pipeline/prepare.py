@@ -266,8 +266,8 @@ def _write_shards(folder: Path, root: Path, todo: list[Row], settings: CorpusSet
 
     progress(0, len(todo))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        tasks = [pool.submit(_write_shard, path, root, rows, settings, tick) for path, rows in _plan(folder, todo)]
         try:
+            tasks = [pool.submit(_write_shard, path, root, rows, settings, tick) for path, rows in _plan(folder, todo)]
             finished, _ = wait(tasks, return_when=FIRST_EXCEPTION)
             for task in finished:
                 task.result()
