@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data_pipeline.errors import UserError
-from data_pipeline.files import AUDIO_SUFFIXES, files_under, name_fault, printable
+from data_pipeline.files import AUDIO_SUFFIXES, files_under, leads_outside, name_fault, printable
 from data_pipeline.noise import NOISE_FOLDER, draw_cuts, find_noise
 from data_pipeline.settings import CorpusSettings, normalize_text
 from data_pipeline.splits import SPLITS, read_split_list, speaker_of, split_speakers, which_split
@@ -137,7 +137,7 @@ def _file_fault(name: str, root: Path, is_audio: bool) -> str:
         return "lies beside the words' folders, so its word is unknown"
     if not is_audio:
         return f"not audio by its name; expected one of {', '.join(sorted(AUDIO_SUFFIXES))}"
-    if os.path.islink(root / name) and not _inside(os.path.realpath(root / name), os.path.realpath(root)):
+    if os.path.islink(root / name) and leads_outside(root / name, root):
         return "links to a file outside the corpus"
     return ""
 
@@ -224,14 +224,9 @@ def _row_fault(row: dict[str, str], name: str, root: str) -> str:
         return "neither label nor text"
     if row["split"] and row["split"].lower() not in _SPLIT_NAMES:
         return f"split is {row['split']!r}; expected train, validation or test"
-    if not _inside(os.path.realpath(os.path.join(root, name)), root):
+    if leads_outside(os.path.join(root, name), root):
         return "path leads outside the manifest's folder"
     return "" if os.path.isfile(os.path.join(root, name)) else "file is missing"
-
-
-def _inside(path: str, root: str) -> bool:
-    """Whether `path` lies under `root`, both with links resolved."""
-    return path.startswith(os.path.join(root, ""))
 
 
 def _fill_splits(clips: list[Clip], settings: CorpusSettings) -> list[Clip]:

@@ -42,6 +42,11 @@ def files_under(root: Path, rejected: list[tuple[str, str]]) -> Iterator[str]:
         yield from (name if inner == "." else f"{inner}/{name}" for name in sorted(names))
 
 
+def leads_outside(path: str | os.PathLike, root: str | os.PathLike) -> bool:
+    """Whether `path`, its links followed, lies anywhere but under `root`."""
+    return not os.path.realpath(path).startswith(os.path.join(os.path.realpath(root), ""))
+
+
 @contextmanager
 def written_aside(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path beside `path`, for a file or folder; renames it to `path`, or deletes it on any failure.

@@ -11,7 +11,7 @@ import soundfile
 
 from data_pipeline.audio import AudioError, resample, to_pcm16
 from data_pipeline.errors import UserError
-from data_pipeline.files import AUDIO_SUFFIXES, files_under, name_fault, printable
+from data_pipeline.files import AUDIO_SUFFIXES, files_under, leads_outside, name_fault, printable
 from data_pipeline.settings import CorpusSettings
 from data_pipeline.splits import SPLITS
 
@@ -40,8 +40,12 @@ def _recordings(source: Path, notes: list[str]) -> Iterator[Path]:
     elif not source.is_dir():
         raise UserError(f"corpus.noise: {source} doesn't exist; expected an audio file or a folder of them")
     else:
-        rejected = []
-        names = [name for name in files_under(source, rejected) if _is_recording(name)]
+        rejected, names = [], []
+        for name in filter(_is_recording, files_under(source, rejected)):
+            if leads_outside(source / name, source):
+                rejected.append((name, "links to a file outside"))
+            else:
+                names.append(name)
         notes += [f"noise: {source / name} left out: {reason}" for name, reason in rejected]
         notes += [] if names else [f"noise: no recordings in {source}"]
         yield from (source / name for name in names)

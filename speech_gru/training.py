@@ -2,7 +2,6 @@
 
 import json
 import tempfile
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,7 +61,7 @@ def plan_training(config: Config) -> Plan:
     if clips["train"] < batch_size:
         raise UserError(f"training.batch_size is {batch_size}, but there are only {clips['train']} training clips")
     if len(labels) < 2:
-        raise UserError(f"{shards} has the single label {labels[0]!r}; there is nothing to tell apart")
+        raise UserError(f"{shards} has the single label {''.join(labels)!r}; there is nothing to tell apart")
     front_end = FrontEnd.from_settings(config.front_end, config.corpus.sample_rate)
     model = _build(config, front_end, len(labels))
     return Plan(
@@ -96,45 +95,23 @@ def train(config: Config, plan: Plan, folder: Path, verbose: int | str = "auto")
     compile_model(model, config.training, plan.steps_per_epoch)
     best = folder / "checkpoints" / "best.weights.h5"
     best.parent.mkdir(exist_ok=True)
-    validation = feature_batches(
-        config.corpus.shards,
-        "validation",
-        plan.labels,
-        front_end,
-        clip_samples=config.corpus.clip_samples,
-        batch_size=config.training.validation_batch_size,
-    )
-    # Keras warns of running out of data where it doesn't know how much there is.
-    count = -(-plan.clips["validation"] // config.training.validation_batch_size)
     history = model.fit(
-        training_batches(
-            config.corpus.shards,
-            plan.labels,
-            front_end,
-            config.augment,
-            clip_samples=config.corpus.clip_samples,
-            seed=config.seed,
-            batch_size=config.training.batch_size,
-            steps_per_epoch=plan.steps_per_epoch,
-        ),
+        _training_data(config, plan, front_end),
         epochs=config.training.epochs,
         steps_per_epoch=plan.steps_per_epoch,
-        validation_data=validation.apply(tf.data.experimental.assert_cardinality(count)),
+        validation_data=_validation_data(config, plan, front_end),
         shuffle=False,  # the dataset has done it
         class_weight=class_weights(plan.label_clips, config.training.class_balance),
         callbacks=list(_callbacks(config.training, folder, best)),
         verbose=verbose,
     )
     model.load_weights(best)
-    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+    weights = model.get_weights()
+    if not all(np.isfinite(weight).all() for weight in weights):
         raise UserError(f"the training diverged; lower training.learning_rate ({config.training.learning_rate:g})")
     kept = _build(config, front_end, len(plan.labels))  # in float32, and without the optimiser's state
-    kept.set_weights(model.get_weights())
-    recognizer = build_recognizer(front_end, kept, config.corpus.clip_samples)
-    with written_aside(folder / "model.keras") as aside, tempfile.TemporaryDirectory(dir=folder) as scratch:
-        final = Path(scratch) / "model.keras"  # Keras demands the suffix
-        recognizer.save(final)
-        final.replace(aside)
+    kept.set_weights(weights)
+    _save(build_recognizer(front_end, kept, config.corpus.clip_samples), folder / "model.keras")
     return history
 
 
@@ -196,8 +173,7 @@ def _check_prepared(corpus: CorpusSettings, labels: tuple[str, ...]) -> None:
         stale = [name for name in ("sample_rate", "clip_seconds") if made[name] != getattr(corpus, name)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{corpus.shards / 'settings.json'} can't be read; run `speech-gru prepare` again") from error
-    words = {unicodedata.normalize("NFC", word) for word in corpus.words}
-    if words and not words >= set(labels) - {UNKNOWN, SILENCE}:
+    if corpus.words and not set(corpus.words) >= set(labels) - {UNKNOWN, SILENCE}:
         stale.append("words")
     if stale:
         changed = ", ".join(f"corpus.{name}" for name in stale)
@@ -220,6 +196,40 @@ def _clear_other_run(folder: Path, config: str) -> None:
 def _build(config: Config, front_end: FrontEnd, labels: int) -> keras.Model:
     frames = front_end.frame_count(config.corpus.clip_samples)
     return build_model(config.model, frames, front_end.feature_count, labels)
+
+
+def _training_data(config: Config, plan: Plan, front_end: FrontEnd) -> tf.data.Dataset:
+    return training_batches(
+        config.corpus.shards,
+        plan.labels,
+        front_end,
+        config.augment,
+        clip_samples=config.corpus.clip_samples,
+        seed=config.seed,
+        batch_size=config.training.batch_size,
+        steps_per_epoch=plan.steps_per_epoch,
+    )
+
+
+def _validation_data(config: Config, plan: Plan, front_end: FrontEnd) -> tf.data.Dataset:
+    batch_size = config.training.validation_batch_size
+    batches = feature_batches(
+        config.corpus.shards,
+        "validation",
+        plan.labels,
+        front_end,
+        clip_samples=config.corpus.clip_samples,
+        batch_size=batch_size,
+    )
+    # Keras warns of running out of data where it doesn't know how much there is.
+    return batches.apply(tf.data.experimental.assert_cardinality(-(-plan.clips["validation"] // batch_size)))
+
+
+def _save(recognizer: keras.Model, path: Path) -> None:
+    with written_aside(path) as aside, tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        final = Path(scratch) / path.name  # Keras demands the suffix
+        recognizer.save(final)
+        final.replace(aside)
 
 
 def _callbacks(settings: TrainingSettings, folder: Path, best: Path) -> Iterator[keras.callbacks.Callback]:

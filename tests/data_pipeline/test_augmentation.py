@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from data_pipeline.augmentation import (
     BackgroundNoise,
+    Equalizer,
     FreshSilence,
     Gain,
     Mixup,
@@ -47,6 +48,7 @@ WAVEFORM_LAYERS = {
     "time shift": lambda: TimeShift(1600),
     "gain": lambda: Gain(-10, 6),
     "speed": lambda: Speed(0.9, 1.1),
+    "equalizer": lambda: Equalizer(20),
     "noise": lambda: BackgroundNoise(random_clips(1, 50000)[0], 0.7, 0, 25),
     "all": lambda: build_waveform_augmentation(AugmentSettings(), RATE, random_clips(1, 50000)[0]),
 }
@@ -373,3 +375,20 @@ def test_fresh_silence_replaces_the_silent_clips_alone_by_recorded_and_generated
     assert tilt.max() > 2  # brown or beyond
     again = FreshSilence(noise)(audio, seeded(3, 4), tf.constant(silent)).numpy()
     np.testing.assert_array_equal(again, heard)
+
+
+def test_the_equalizer_tilts_the_spectrum_of_each_clip_and_leaves_it_in_its_place():
+    audio = random_clips(64)
+    heard = Equalizer(20)(audio, seeded(5, 6)).numpy()
+    bands = [slice(500, 1500), slice(6500, 7500)]
+    before, after = (np.abs(np.fft.rfft(clips)) ** 2 for clips in (audio, heard))
+    low, high = (10 * np.log10(after[:, band].mean(axis=1) / before[:, band].mean(axis=1)) for band in bands)
+    tilt = high - low
+    assert tilt.min() < -8
+    assert tilt.max() > 8
+    assert np.abs(tilt).max() < 30
+    np.testing.assert_allclose(10 * np.log10(power(heard).mean() / power(audio).mean()), 0, atol=1.5)
+    click = np.zeros((8, 400), np.float32)
+    click[:, 200] = 1
+    middle = np.abs(Equalizer(20)(click, seeded(5, 6)).numpy()).argmax(axis=1)
+    np.testing.assert_array_equal(middle, 200)

@@ -1,5 +1,6 @@
 """What training and evaluation read: every clip once an epoch, in an order that only the seed and the epoch decide."""
 
+import shutil
 from itertools import chain, count, islice
 
 import numpy as np
@@ -203,6 +204,31 @@ class TestFeatures:
         whole, later, other = features(5), features(6), features(5, seed=1)
         np.testing.assert_array_equal(whole[1:], later[:2])
         assert not np.array_equal(whole, other)
+
+    def test_silence_is_fresh_at_each_step(self, shards, tmp_path):
+        folder = shutil.copytree(shards, tmp_path / "shards")
+        np.save(folder / "noise.npy", np.arange(10000, dtype=np.int16))
+
+        def features(**augment) -> list[tuple[np.ndarray, np.ndarray]]:
+            batches = training_batches(
+                folder,
+                LABELS,
+                Mean(),
+                OFF.model_copy(update=augment),
+                clip_samples=SAMPLES,
+                seed=0,
+                batch_size=63,
+                steps_per_epoch=1,
+            )
+            return [
+                (targets.argmax(axis=1), features[:, 0, 0]) for features, targets in batches.take(2).as_numpy_iterator()
+            ]
+
+        (first, one), (second, two) = features(fresh_silence=True)
+        np.testing.assert_allclose(np.sort(one[first != 2]), [n for n in range(63) if n % 3 != 2], atol=1e-3)
+        assert sorted(one[first == 2]) != sorted(two[second == 2])
+        np.testing.assert_array_equal(one, features(fresh_silence=True)[0][1])
+        assert sorted(features(fresh_silence=False)[0][1].round()) == list(range(63))
 
     def test_clips_of_another_length(self, shards):
         with pytest.raises(UserError, match="expected clips of 9 samples"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import UserError
-from data_pipeline.files import files_under, name_fault, printable, write_text, written_aside
+from data_pipeline.files import files_under, leads_outside, name_fault, printable, write_text, written_aside
 
 
 def listing(folder: Path) -> list[str]:
@@ -118,6 +118,17 @@ class TestFilesUnder:
         rejected = []
         assert list(files_under(tmp_path, rejected)) == ["a/file"]
         assert rejected == [("locked", "unreadable: Permission denied")]
+
+
+def test_what_leads_outside(tmp_path):
+    root = tmp_path / "root"
+    (root / "inner").mkdir(parents=True)
+    (root / "link").symlink_to(tmp_path)
+    (root / "inner link").symlink_to(root / "inner")
+    for name in ("..", ".", "../rooted", "inner/../../x", "link/x", "/etc/passwd", ""):
+        assert leads_outside(root / name, root), name
+    for name in ("inner", "nothing", "inner/../inner/x", "inner link/x", str(root / "x")):
+        assert not leads_outside(root / name, root), name
 
 
 @pytest.mark.parametrize("name", ["yes/a.wav", "ja ja/ä ö.wav", "да/日本.wav", "a\u00a0b", "a,\"b'"])

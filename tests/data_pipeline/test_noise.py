@@ -68,10 +68,16 @@ class TestFinding:
         assert find_noise(tmp_path, [path], notes) == {}
         assert "its header doesn't say how long it is" in notes[0]
 
-    def test_a_link_to_another_folder(self, tmp_path, write_clips):
+    def test_links_to_another_folder(self, tmp_path, write_clips):
         root, elsewhere = write_clips("yes/a.wav"), write_clips("a.wav", folder="elsewhere")
-        (root / "_background_noise_").symlink_to(elsewhere)
-        assert find_noise(root, [], []) == {}
+        own, notes = root / "_background_noise_", []
+        own.symlink_to(elsewhere)
+        assert find_noise(root, [], notes) == {}
+        own.unlink()
+        own.mkdir()
+        (own / "b.wav").symlink_to(elsewhere / "a.wav")
+        assert find_noise(root, [], notes) == {}
+        assert "b.wav left out: links to a file outside" in notes[0]
 
     def test_nothing_there(self, tmp_path):
         with pytest.raises(UserError, match=r"corpus.noise: .*nowhere doesn't exist"):

@@ -623,13 +623,13 @@ class TestInterrupted:
     def test_by_signals(self, settings, corpus, tmp_path, decoded):
         """Ctrl-C and SIGKILL in the midst of the command itself, while it writes."""
         program = (
-            "import sys, time\n"
+            "import os, time\n"
             "from data_pipeline import prepare\n"
             "load = prepare.load_audio\n"
             "prepare.CLIPS_PER_SHARD, decoded = 8, []\n"
             "def slow(path, *arguments, **options):\n"
             "    decoded.append(path)\n"
-            "    if len(decoded) > 16: print('ready', flush=True); time.sleep(2)\n"
+            "    if len(decoded) > 16: os.write(1, b'ready\\n'); time.sleep(2)\n"
             "    return load(path, *arguments, **options)\n"
             "prepare.load_audio = slow\n"
             "from speech_gru.cli import main\n"

@@ -243,3 +243,20 @@ np.testing.assert_allclose(keras.ops.convert_to_numpy(model(inputs)), logits, rt
         [sys.executable, "-c", code], env={**os.environ, "KERAS_BACKEND": backend}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_every_setting_has_an_effect():
+    before = {"convolution_filters": 4}
+    changes = {
+        "units": 5,
+        "layers": 2,
+        "bidirectional": False,
+        "dropout": 0.3,
+        "convolution_filters": 6,
+        "convolution_kernel": 3,
+        "subsampling": 2,
+        "pooling": "mean",
+    }
+    assert set(changes) == set(ModelSettings.model_fields)
+    for name, value in changes.items():
+        assert build(**before | {name: value}).get_config() != build(**before).get_config(), name
