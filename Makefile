@@ -31,4 +31,4 @@ $(VENV)/test.installed: setup.cfg pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo/corpus demo/shards demo/run

@@ -99,7 +99,8 @@ def training_batches(
         key = tf.stack([tf.cast(seed, tf.int64), step])
         audio = batch["audio"]
         if refresh is not None:
-            audio = refresh(audio, fold_in(key, 20), batch["label"] == SILENCE)
+            cut = (batch["label"] == SILENCE) & (batch["speaker"] == "")  # the corpus's own has a speaker, and is kept
+            audio = refresh(audio, fold_in(key, 20), cut)
         features = front_end(augment_waveforms(audio, key))
         return augment_features(features, tf.one_hot(indices.lookup(batch["label"]), len(labels)), key)
 

@@ -20,7 +20,7 @@ def _package():
         import espeakng_loader
     except ImportError:
         raise UserError(
-            'synthetic speech needs the package espeakng-loader; install it with: pip install "speech-gru[synth]"'
+            'synthetic speech needs the package espeakng-loader of the extra [synth]: pip install ".[synth]"'
         ) from None
     return espeakng_loader
 

@@ -94,7 +94,7 @@ def _prepare(settings: CorpusSettings, progress: Progress, for_test: bool) -> Pr
 
 
 def _merge(folder: Path, corpus: Corpus, new: int, for_test: bool) -> Prepared:
-    """Joins the shards' CSVs into manifest.csv and rejected.csv, row by row: memory doesn't grow with the corpus."""
+    """Joins the shards' CSVs into manifest.csv and rejected.csv, row by row."""
     rejected = corpus.rejected + [(row.path, row.reason) for row in _all_rows(folder) if row.reason]
     rejected.sort()
     write_table(folder / "rejected.csv", ("path", "reason"), rejected)

@@ -57,9 +57,15 @@ def plan_training(config: Config) -> Plan:
         for split in ("train", "validation", "test")
     }
     if not clips["train"] or not clips["validation"]:
-        raise UserError(f"{shards}: {clips['train']} train and {clips['validation']} validation clips; both are needed")
+        raise UserError(
+            f"{shards}: {clips['train']} train and {clips['validation']} validation clips; both are needed. A speaker is "
+            "never in two splits: record three or more (SPEAKER_nohash_N.wav), or give the splits in a CSV"
+        )
     if clips["train"] < batch_size:
-        raise UserError(f"training.batch_size is {batch_size}, but there are only {clips['train']} training clips")
+        raise UserError(
+            f"training.batch_size is {batch_size}, but there are only {clips['train']} training clips; lower it: "
+            f"--set training.batch_size={max(1, clips['train'] // 4)}"
+        )
     if len(labels) < 2:
         raise UserError(f"{shards} has the single label {''.join(labels)!r}; there is nothing to tell apart")
     front_end = FrontEnd.from_settings(config.front_end, config.corpus.sample_rate)
@@ -134,7 +140,8 @@ def compile_model(model: keras.Model, settings: TrainingSettings, steps_per_epoc
     )
     arguments = {"global_clipnorm": settings.clip_norm, "use_ema": settings.ema is not None}
     if settings.ema is not None:
-        arguments["ema_momentum"] = settings.ema
+        # Keras's average starts at the first weights: in a short run it must forget them faster, to less than 1 %.
+        arguments["ema_momentum"] = min(settings.ema, max(0.0, 1 - 5 / (settings.epochs * steps_per_epoch)))
     if settings.optimizer == "adamw":
         optimizer = keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay, **arguments)
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
@@ -187,7 +194,7 @@ def _clear_other_run(folder: Path, config: str) -> None:
             events.unlink()
         stored = folder / "config.yaml"
         if stored.is_file() and stored.read_text(encoding="utf-8", errors="replace") != config:
-            for stale in ("model.keras", "metrics.json"):
+            for stale in ("model.keras", "metrics.json", "export/model.tflite"):
                 (folder / stale).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{folder} can't be written: {error.strerror or error}") from error

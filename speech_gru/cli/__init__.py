@@ -53,7 +53,7 @@ def _run() -> int:
     except _UsageError as error:
         error.show()
     except ModuleNotFoundError as error:
-        advice = f'{error.name} isn\'t installed; this command needs: pip install "speech-gru[train]"'
+        advice = f'{error.name} isn\'t installed; this command needs the extra [train]: pip install ".[train]"'
         print(f"speech-gru: {advice}", file=sys.stderr)
     except (SystemExit, BrokenPipeError):  # Typer and rich answer a closed pipe with SystemExit; `| head` is no mistake
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

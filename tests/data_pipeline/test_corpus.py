@@ -433,3 +433,17 @@ def test_the_shared_corpus(shared_data):
     files = {path.relative_to(root).as_posix() for path in root.glob("[!_]*/*.opus")}
     assert paths["train"] == files - listed["validation"] - listed["test"]
     assert (len(corpus.labels), corpus.rejected, corpus.notes) == (35, [], [])
+
+
+def test_few_speakers_in_a_folder_leave_no_split_empty(tmp_path):
+    # By Google's rule alone, all three are in the training split.
+    for speaker in ("anna", "bea", "cleo"):
+        assert which_split(speaker, 0.1, 0.1) == "train"
+        for word in ("yes", "no"):
+            for take in range(2):
+                path = tmp_path / word / f"{speaker}_nohash_{take}.wav"
+                path.parent.mkdir(exist_ok=True)
+                soundfile.write(path, np.full(8000, 0.1), 16000)
+    clips = read_corpus(CorpusSettings(path=tmp_path, shards=tmp_path / "shards")).clips
+    splits = {speaker: {clip.split for clip in clips if clip.speaker == speaker} for speaker in ("anna", "bea", "cleo")}
+    assert sorted(map(sorted, splits.values())) == [["test"], ["train"], ["validation"]]

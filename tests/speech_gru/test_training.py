@@ -125,11 +125,11 @@ class TestWhatIsKept:
     ):
         recorder = Recorder()
         with_callbacks(recorder)
-        config = changed(light_config, "training", epochs=2, warmup_epochs=0, ema=0.9)
+        config = changed(light_config, "training", epochs=2, warmup_epochs=0, ema=0.6)
         history = train(config, plan_training(config), tmp_path, verbose=0).history["val_accuracy"]
         best = int(np.argmax(history))
         steps = recorder.epoch_starts[1][0]
-        expected = self.average(recorder.steps[: steps * (best + 1)], 0.9)
+        expected = self.average(recorder.steps[: steps * (best + 1)], 0.6)
         for kept, average, raw in zip(trained_weights(tmp_path), expected, recorder.steps[-1], strict=True):
             np.testing.assert_allclose(kept, average, rtol=1e-3, atol=1e-5)
             assert np.abs(kept - raw).max() > 1e-3
@@ -253,6 +253,14 @@ class TestCompileModel:
             assert type(optimizer) is kind
             assert (optimizer.use_ema, optimizer.ema_momentum) == (True, 0.7)
             assert not compiled(optimizer=name, ema=None).optimizer.use_ema
+
+    @pytest.mark.parametrize(
+        ("ema", "epochs", "steps", "momentum"), [(0.999, 100, 100, 0.999), (0.999, 10, 10, 0.95), (0.9, 1, 4, 0.0)]
+    )
+    def test_a_short_run_still_forgets_its_first_weights(self, ema, epochs, steps, momentum):
+        model = compiled(steps, epochs=epochs, ema=ema)
+        assert model.optimizer.ema_momentum == pytest.approx(momentum)
+        assert momentum ** (epochs * steps) < 0.01
 
 
 class TestClassWeights:
