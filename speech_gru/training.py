@@ -58,8 +58,8 @@ def plan_training(config: Config) -> Plan:
     }
     if not clips["train"] or not clips["validation"]:
         raise UserError(
-            f"{shards}: {clips['train']} train and {clips['validation']} validation clips; both are needed. A speaker is "
-            "never in two splits: record three or more (SPEAKER_nohash_N.wav), or give the splits in a CSV"
+            f"{shards}: {clips['train']} train and {clips['validation']} validation clips; both are needed. "
+            "A speaker is never in two splits: record three or more (SPEAKER_nohash_N.wav), or give the splits in a CSV"
         )
     if clips["train"] < batch_size:
         raise UserError(
