@@ -123,12 +123,12 @@ def _read_folder(root: Path, settings: CorpusSettings) -> Read:
     split_notes += [f"{absent} names of {' and '.join(_SPLIT_LISTS)} are no clips here"] if absent else []
     if not listed:
         split_notes += _nameless(clips)
-        clips = _fill_splits(clips, settings)
+        clips = _leave_no_split_empty(clips, settings)
     shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
     return clips, rejected, [f"{len(others)} files are no clips of a word: {shown}"] if others else [], split_notes
 
 
-def _fill_splits(clips: list[Clip], settings: CorpusSettings) -> list[Clip]:
+def _leave_no_split_empty(clips: list[Clip], settings: CorpusSettings) -> list[Clip]:
     """Google's rule is made for thousands of speakers: of a few it can leave a split without any."""
     wanted = {"train": 1.0, "validation": settings.validation_share, "test": settings.test_share}
     if all(share == 0 or any(clip.split == split for clip in clips) for split, share in wanted.items()):
