@@ -99,5 +99,6 @@ def test_a_verb_that_needs_more_says_what_to_install(verb):
     result = run_command_line(*verb.split())
     assert result.stdout == "exit code 2\n", result
     assert re.fullmatch(
-        r'speech-gru: \w+ isn\'t installed; this command needs: pip install "speech-gru\[train\]"\n', result.stderr
+        r'speech-gru: \w+ isn\'t installed; this command needs the extra \[train\]: pip install "\.\[train\]"\n',
+        result.stderr,
     )
