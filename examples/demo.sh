@@ -23,6 +23,8 @@ experiment prepare || [ $? -eq 3 ]  # 3: some clips were set aside, which the co
 experiment train --out "$demo/run"
 say export "$demo/run"
 say evaluate "$demo/run/export/model.tflite"
-clip=$(find -L "$corpus" -mindepth 2 -name '*.wav' -not -path '*/_*' | sort | head -n 1)
+spoken=$corpus/${words%% *}
+[ -d "$spoken" ] || spoken=$corpus
+clip=$(find -L "$spoken" -name '*.wav' -not -path '*/_*' | sort | head -n 1)
 [ -z "$clip" ] || say recognize "$demo/run/export/model.tflite" "$clip" --top 3
 say summary "$demo/run"

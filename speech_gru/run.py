@@ -1,4 +1,4 @@
-"""The run directory: all that is needed to evaluate, to export and to go on."""
+"""The run directory: all that is needed to evaluate and to export a trained recogniser."""
 
 import warnings
 import zipfile
