@@ -33,7 +33,8 @@ _UsageError = typer.BadParameter.__base__
 
 def main() -> None:
     """Runs the command line and exits; a user's mistake is one message on standard error, never a stack trace."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Where there is no GPU, TensorFlow calls that an error; true ones reach Python as exceptions.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with suppress(AttributeError):  # standard output may be closed
         sys.stdout.reconfigure(errors="backslashreplace")  # not every file's name can be encoded
     try:
