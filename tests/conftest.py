@@ -1,11 +1,15 @@
 """Fixtures that all tests share."""
 
+import signal
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+
+# A shell's background job ignores Ctrl-C and its children inherit that: the tests that send it would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 TONES = {"tief": 250, "mittel": 700, "höher": 1900}
