@@ -110,34 +110,6 @@ class Speed(_Augmentation):
         return tf.ensure_shape(tf.reshape(played, (batch, -1))[:, :samples], audio.shape)
 
 
-class Equalizer(_Augmentation):
-    """Plays each clip through another microphone: a smooth frequency response of up to so many decibels.
-
-    The response is a tilt, drawn uniformly up to `most_db` either way at the Nyquist frequency, with a ripple of a
-    tenth of that at nine frequencies. A linear-phase FIR filter of 16 taps has it, made by frequency sampling
-    (Oppenheim and Schafer, Discrete-Time Signal Processing, chapter 7). White noise nearly keeps its level.
-    """
-
-    _TAPS = 16
-
-    def __init__(self, most_db: float):
-        super().__init__()
-        self.most_db = most_db
-
-    def call(self, audio: Tensor, seed: Tensor) -> Tensor:
-        batch, samples = tf.unstack(tf.shape(audio))
-        tilt_seed, ripple_seed = tf.unstack(tf.random.split(seed, 2))
-        points = self._TAPS // 2 + 1
-        tilt = tf.random.stateless_uniform((batch, 1), tilt_seed, -self.most_db, self.most_db)
-        ripple = tf.random.stateless_normal((batch, points), ripple_seed, stddev=self.most_db / 10)
-        response = 10 ** ((tilt * tf.linspace(0.0, 1.0, points) + ripple) / 20)
-        response /= tf.sqrt(tf.reduce_mean(response**2, axis=1, keepdims=True))
-        taps = tf.signal.irfft(tf.cast(response, tf.complex64))
-        taps = tf.roll(taps, self._TAPS // 2, axis=1) * tf.signal.hann_window(self._TAPS)
-        padded = tf.pad(audio, ((0, 0), (self._TAPS // 2, self._TAPS // 2)))
-        return tf.add_n([taps[:, k, tf.newaxis] * padded[:, k : k + samples] for k in range(self._TAPS)])
-
-
 _ROW = 160
 """A cut of noise starts at a multiple of so many samples."""
 
@@ -179,6 +151,7 @@ class FreshSilence(_Augmentation):
     """
 
     _EXPONENTS, _SAMPLES_EACH = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5), 160_000
+    _LEVEL_DB = (-40.0, 0.0)
 
     def __init__(self, noise: np.ndarray):
         super().__init__()
@@ -188,13 +161,14 @@ class FreshSilence(_Augmentation):
 
     def call(self, audio: Tensor, seed: Tensor, silent: Tensor) -> Tensor:
         """`silent`: bool (batch,), which clips to replace."""
-        recorded_seed, generated_seed, choice_seed = tf.unstack(tf.random.split(seed, 3))
+        recorded_seed, generated_seed, choice_seed, level_seed = tf.unstack(tf.random.split(seed, 4))
         cut = tf.where(
             _uniform(audio, choice_seed, 0, 1) < 0.5,
             _cut(self._recorded, audio, recorded_seed),
             _cut(self._generated, audio, generated_seed),
         )
-        return tf.where(silent[:, tf.newaxis], cut / 32768.0, audio)
+        level = 10 ** (_uniform(audio, level_seed, *self._LEVEL_DB) / 20)
+        return tf.where(silent[:, tf.newaxis], cut * level / 32768.0, audio)
 
 
 def _rows(noise: np.ndarray) -> Tensor:
@@ -216,6 +190,36 @@ def _coloured_noise(exponent: float, samples: int, generator: np.random.Generato
     spectrum = np.fft.rfft(generator.standard_normal(samples))
     noise = np.fft.irfft(spectrum * np.maximum(np.arange(len(spectrum)), samples / 800) ** (-exponent / 2), samples)
     return np.round(np.clip(noise / noise.std() * 10**-1.5, -1, 1) * 32767).astype(np.int16)
+
+
+class Microphone(_Augmentation):
+    """Other microphones, as a power response that the front end multiplies the spectrum with (see FrontEnd).
+
+    A chosen clip's response tilts by up to 10 dB at the Nyquist frequency and falls above a cutoff, drawn from 500 Hz
+    to the Nyquist frequency, each octave as likely, by 12 to 96 dB an octave, to -50 dB at the lowest: from a good
+    headset to a telephone in a pocket. The others' is 1.
+
+    Args:
+        probability: share of the clips that are chosen.
+        bin_hz: frequencies of the spectrum's bins, (bins,).
+    """
+
+    _TILT_DB, _LOWEST_CUTOFF_HZ, _FALL_DB, _FLOOR_DB = 10.0, 500.0, (12.0, 96.0), -50.0
+
+    def __init__(self, probability: float, bin_hz: np.ndarray):
+        super().__init__()
+        self.probability = probability
+        self._share_of_nyquist = (bin_hz / bin_hz[-1]).astype(np.float32)
+        self._octaves = np.log2(np.maximum(bin_hz, 1) / self._LOWEST_CUTOFF_HZ).astype(np.float32)
+
+    def call(self, audio: Tensor, seed: Tensor) -> Tensor:
+        """Gives the responses, (batch, bins); of `audio` only the number of clips counts."""
+        chosen_seed, tilt_seed, cutoff_seed, fall_seed = tf.unstack(tf.random.split(seed, 4))
+        tilt = _uniform(audio, tilt_seed, -self._TILT_DB, self._TILT_DB) * self._share_of_nyquist
+        cutoff = _uniform(audio, cutoff_seed, 0, float(self._octaves[-1]))
+        fall = _uniform(audio, fall_seed, *self._FALL_DB) * tf.maximum(0.0, self._octaves - cutoff)
+        chosen = _uniform(audio, chosen_seed, 0, 1) < self.probability
+        return tf.where(chosen, 10 ** (tf.maximum(tilt - fall, self._FLOOR_DB) / 10), 1.0)
 
 
 class SpecAugment(_Augmentation):
@@ -273,7 +277,7 @@ class Mixup(_Augmentation):
 def build_waveform_augmentation(
     settings: AugmentSettings, sample_rate: int, noise: np.ndarray | None = None
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Speed, time shift, equaliser, noise, gain as a function of (audio, seed); what is switched off is absent.
+    """Speed, time shift, noise, gain as a function of (audio, seed); what is switched off is absent.
 
     Args:
         noise: see BackgroundNoise; None or empty: no noise is added.
@@ -283,8 +287,6 @@ def build_waveform_augmentation(
         parts[0] = Speed(*settings.speed)
     if settings.time_shift_ms:
         parts[1] = TimeShift(round(settings.time_shift_ms * sample_rate / 1000))
-    if settings.equalizer_db:
-        parts[4] = Equalizer(settings.equalizer_db)
     if settings.noise_probability and noise is not None and len(noise):
         parts[2] = BackgroundNoise(noise, settings.noise_probability, *settings.snr_db)
     if settings.gain_db not in (None, (0, 0)):

@@ -1,12 +1,13 @@
 """Shards -> batches (tf.data). All that is random is a function of (seed, step): a run can be repeated exactly."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from data_pipeline.augmentation import FreshSilence, build_feature_augmentation, build_waveform_augmentation
+from data_pipeline.augmentation import FreshSilence, Microphone, build_feature_augmentation, build_waveform_augmentation
 from data_pipeline.corpus import SILENCE
 from data_pipeline.errors import UserError
 from data_pipeline.front_end import FrontEnd
@@ -66,46 +67,86 @@ def training_records(
     return tf.data.Dataset.counter(first_epoch).flat_map(epoch_batches).skip(skipped)
 
 
-def training_batches(
-    shards: Path,
-    labels: Sequence[str],
-    front_end: FrontEnd,
-    augment: AugmentSettings,
-    *,
-    clip_samples: int,
-    seed: int,
-    batch_size: int,
-    steps_per_epoch: int,
-    step: int = 0,
-) -> tf.data.Dataset:
-    """Endless batches of augmented features (batch, frames, features) and one-hot labels (batch, labels), both float32.
-
-    Args:
-        front_end: already adapted, if it normalises.
-        step: where to start, counted from the start of training.
+@dataclass(frozen=True)
+class TrainingData:
+    """All that decides what training learns from, step by step.
 
     Raises:
         UserError: as `training_records`, or the clips aren't `clip_samples` long.
     """
-    _find_shards(shards, "train", clip_samples)
-    noise = read_noise(shards)
-    refresh = FreshSilence(noise) if augment.fresh_silence and len(noise) else None
-    augment_waveforms = build_waveform_augmentation(augment, front_end.sample_rate, noise)
-    augment_features = build_feature_augmentation(augment)
-    indices = label_table(labels)
 
-    def to_features(step: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        batch = decode_batch(serialized, clip_samples)
-        key = tf.stack([tf.cast(seed, tf.int64), step])
-        audio = batch["audio"]
-        if refresh is not None:
-            cut = (batch["label"] == SILENCE) & (batch["speaker"] == "")  # the corpus's own has a speaker, and is kept
-            audio = refresh(audio, fold_in(key, 20), cut)
-        features = front_end(augment_waveforms(audio, key))
-        return augment_features(features, tf.one_hot(indices.lookup(batch["label"]), len(labels)), key)
+    shards: Path
+    labels: Sequence[str]
+    front_end: FrontEnd
+    """Already adapted, if it normalises."""
+    augment: AugmentSettings
+    clip_samples: int
+    seed: int
+    batch_size: int
+    """Clips in a step, on all devices together."""
+    steps_per_epoch: int
+    label_weights: Sequence[float] | None = None
+    """How much a clip of each label counts; None: all alike."""
 
-    records = training_records(shards, seed=seed, batch_size=batch_size, steps_per_epoch=steps_per_epoch, step=step)
-    return records.map(to_features, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    def __post_init__(self):
+        _find_shards(self.shards, "train", self.clip_samples)
+
+    def records(self, step: int = 0) -> tf.data.Dataset:
+        """See `training_records`."""
+        return training_records(
+            self.shards, seed=self.seed, batch_size=self.batch_size, steps_per_epoch=self.steps_per_epoch, step=step
+        )
+
+    def batches(self, step: int = 0, host: int = 0, hosts: int = 1) -> tf.data.Dataset:
+        """Endless batches of augmented features (batch, frames, features), labels (batch, labels), weights (batch,).
+
+        All are float32; labels are one-hot unless mixup has mixed them.
+
+        Args:
+            step: where to start, counted from the start of training.
+            host, hosts: of several hosts each takes its share of every batch, `batch_size / hosts` clips.
+        """
+        to_features = self._map(host, hosts)
+        batches = self.records(step).map(to_features, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return batches.prefetch(tf.data.AUTOTUNE)
+
+    def clips_of_step(self, step: int) -> list[str]:
+        """The paths of the clips that training step `step`, counted from 0, learns from."""
+        _, serialized = next(iter(self.records(step)))
+        return [path.decode() for path in decode_batch(serialized, self.clip_samples)["path"].numpy()]
+
+    def before_and_after(self, clips: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """Features of the first step's first clips without and with augmentation: (clips, frames, features) each."""
+        step, serialized = next(iter(self.records()))
+        plain = self.front_end(decode_batch(serialized[:clips], self.clip_samples)["audio"])
+        return plain, self._map(0, 1)(step, serialized)[0][:clips]
+
+    def _map(self, host: int, hosts: int) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+        noise, augment = read_noise(self.shards), self.augment
+        refresh = FreshSilence(noise) if augment.fresh_silence and len(noise) else None
+        augment_waveforms = build_waveform_augmentation(augment, self.front_end.sample_rate, noise)
+        share = augment.microphone_probability
+        microphone = Microphone(share, self.front_end.bin_hz) if share else None
+        augment_features = build_feature_augmentation(augment)
+        indices, count = label_table(self.labels), len(self.labels)
+        label_weights = np.ones(count) if self.label_weights is None else np.array(self.label_weights)
+
+        def to_features(step: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            batch = decode_batch(serialized[host::hosts], self.clip_samples)
+            key = tf.stack([tf.cast(self.seed, tf.int64), step])
+            key = fold_in(key, 100 + host) if host else key
+            audio = batch["audio"]
+            if refresh is not None:
+                # The corpus's own silence has a speaker, and is kept.
+                cut = (batch["label"] == SILENCE) & (batch["speaker"] == "")
+                audio = refresh(audio, fold_in(key, 20), cut)
+            response = None if microphone is None else microphone(audio, fold_in(key, 4))
+            features = self.front_end(augment_waveforms(audio, key), response)
+            features, labels = augment_features(features, tf.one_hot(indices.lookup(batch["label"]), count), key)
+            # A clip that mixup has made of two weighs between them.
+            return features, labels, tf.linalg.matvec(labels, label_weights.astype(np.float32))
+
+        return to_features
 
 
 def feature_batches(

@@ -5,5 +5,7 @@ class UserError(Exception):
     """A mistake in what the user gave: a file, a setting, an option.
 
     The message says what was expected, what came and what to do. The command line prints it without a stack trace and
-    exits with 2.
+    exits with `exit_code`.
     """
+
+    exit_code = 2

@@ -161,17 +161,25 @@ class FrontEnd(keras.layers.Layer):
     def build(self, input_shape):
         self.compute_output_shape(input_shape)  # for its error: Keras adds lines of its own to one that `call` raises
 
-    def call(self, audio):
-        features = self._features(audio)
+    def call(self, audio, response=None):
+        """`response`: what the power spectrum is multiplied with, float32 (batch, fft_size // 2 + 1); None: nothing."""
+        features = self._features(audio, response)
         return features if self.normalization is None else self.normalization(features)
 
-    def _features(self, audio):
+    @property
+    def bin_hz(self) -> np.ndarray:
+        """The frequencies of the power spectrum's bins, float64 (fft_size // 2 + 1,)."""
+        return np.linspace(0, self.sample_rate / 2, self.fft_size // 2 + 1)
+
+    def _features(self, audio, response=None):
         """The features before normalisation."""
         if audio.shape[1] is not None:
             self.frame_count(audio.shape[1])
         frames = ops.multiply(ops.extract_sequences(audio, self.fft_size, self.hop), self._window)
         real, imaginary = ops.rfft(frames, self.fft_size)
         power = ops.square(real) + ops.square(imaginary)
+        if response is not None:
+            power = power * response[:, None, :]
         features = _DECIBELS * ops.log(ops.maximum(ops.matmul(power, self._mel), _MIN_POWER))
         if self.settings.kind == "mfcc":
             features = ops.matmul(features, self._dct)

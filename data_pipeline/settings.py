@@ -119,8 +119,8 @@ class AugmentSettings(Settings):
     gain_db: Range | None = (-10.0, 6.0)
     speed: Range | None = (0.9, 1.1)
     """Resampling: 1.1 is ten per cent faster and that much higher."""
-    equalizer_db: Annotated[float, Field(ge=0, le=60)] = 0.0
-    """Other microphones: a frequency response that tilts by up to so many decibels at the highest frequency."""
+    microphone_probability: Share = 0.0
+    """Share of the clips that are heard through another microphone, from a good one to one in a pocket."""
     noise_probability: Share = 0.7
     """Share of the clips that get background noise."""
     snr_db: Range = (0.0, 25.0)

@@ -28,11 +28,13 @@ class ModelSettings(Settings):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Before each GRU layer but the first, and before the head."""
     convolution_filters: Annotated[int, Field(ge=0, le=4096)] = 0
-    """A convolution over time before the first GRU; 0: none."""
+    """Channels of the convolutions over time before the first GRU; 0: none."""
+    convolution_layers: Annotated[int, Field(ge=1, le=16)] = 1
+    """Each after the first adds to what it is given (a residual connection)."""
     convolution_kernel: Annotated[int, Field(ge=1, le=99)] = 5
     """Frames; only past ones if the model isn't bidirectional."""
     subsampling: Annotated[int, Field(ge=1, le=8)] = 1
-    """One encoder step for so many frames: the convolution's stride, or frames stacked if there is none."""
+    """One encoder step for so many frames: the first convolution's stride, or frames stacked if there is none."""
     pooling: Literal["attention", "mean", "last"] = "attention"
     """How the steps become one vector."""
 
@@ -59,12 +61,89 @@ class TrainingSettings(Settings):
     """Stop after so many epochs without a better validation accuracy. Null: never."""
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """auto: mixed precision on a GPU that gains from it, float32 elsewhere."""
+    cudnn: bool = True
+    """On a GPU, cuDNN's GRU. False: Keras's loop, many times slower there. A CPU has no cuDNN."""
+    xla: bool = False
+    """Compile the step with XLA, with the GRUs unrolled; rules out cuDNN. docs/performance.md tells where it helps."""
+    deterministic: bool = False
+    """On a GPU: slower operators that give the same bits in each run. A CPU's always do."""
+    checkpoint_steps: Annotated[int, Field(ge=1)] = 200
+    """The run's whole state is saved every so many steps, and at each epoch's end."""
     validation_batch_size: Annotated[int, Field(ge=1)] = 256
 
     @model_validator(mode="after")
     def _check(self):
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs})")
+        return self
+
+
+class TensorBoardSettings(Settings):
+    """What a run shows in TensorBoard. What costs time or space is off unless asked for."""
+
+    scalar_steps: Annotated[int, Field(ge=1)] = 50
+    """Loss, gradient norm and learning rate every so many steps; the rest of the curves once an epoch."""
+    image_epochs: Annotated[int, Field(ge=0)] = 10
+    """Confusion matrix and recall by word every so many epochs (0: never), and after the last."""
+    augmented_clips: Annotated[int, Field(ge=0)] = 4
+    """So many training clips' features are drawn before and after augmentation."""
+    worst_clips: Annotated[int, Field(ge=0)] = 8
+    """So many of the worst validation and test errors can be listened to."""
+    pr_curves: bool = True
+    """Precision over recall for each label."""
+    graph: bool = False
+    """The model's graph."""
+    embeddings: Annotated[int, Field(ge=0)] = 0
+    """So many validation clips' pooled encoder outputs in the projector, with word and speaker."""
+    profile_steps: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    """The first and the last step of a profiler trace; see it with `pip install tensorboard-plugin-profile`."""
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.profile_steps and self.profile_steps[0] > self.profile_steps[1]:
+            raise ValueError(f"profile_steps: expected the first step, then the last, got {list(self.profile_steps)}")
+        return self
+
+
+class SweepRange(Settings):
+    """Where a random sweep draws a setting from."""
+
+    low: float
+    high: float
+    log: bool = False
+    """Evenly over the logarithm: for rates and the like."""
+    integer: bool = False
+    """Whole numbers alone, `high` included."""
+
+    @model_validator(mode="after")
+    def _check(self):
+        if not self.low < self.high:
+            raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
+        if self.log and (self.low <= 0 or self.integer):
+            raise ValueError("log: expected low above 0, and no integer")
+        return self
+
+
+class SweepSettings(Settings):
+    """Which experiments `sweep` runs: each a training with some settings of its own."""
+
+    trials: Annotated[int, Field(ge=1)] | None = None
+    """So many are drawn at random; null: the whole grid, for which each setting has a list of values."""
+    settings: dict[str, list[Any] | SweepRange]
+    """Key such as model.units -> a list of values, or, to draw from, {low: , high: , log: , integer: }."""
+
+    @model_validator(mode="after")
+    def _check(self):
+        ranges = [key for key, values in self.settings.items() if isinstance(values, SweepRange)]
+        if self.trials is None and ranges:
+            raise ValueError(
+                f"a grid needs lists of values; {', '.join(ranges)} has a range. Set trials to draw from it"
+            )
+        empty = [key for key, values in self.settings.items() if values == []]
+        if empty or not self.settings:
+            raise ValueError(
+                f"expected settings with one value or more{', got none for ' if empty else ''}{''.join(empty)}"
+            )
         return self
 
 
@@ -79,6 +158,9 @@ class Config(Settings):
     augment: AugmentSettings = AugmentSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
+    tensorboard: TensorBoardSettings = TensorBoardSettings()
+    sweep: SweepSettings | None = None
+    """For `speech-gru sweep` alone; `train` pays no heed to it."""
 
     @field_validator("name")
     @classmethod

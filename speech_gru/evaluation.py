@@ -36,6 +36,16 @@ class Predictions:
         """(clips,) index of the most probable label."""
         return self.probabilities.argmax(axis=1)
 
+    @property
+    def accuracy(self) -> float:
+        """The share of right guesses."""
+        return float((self.truth == self.guesses).mean())
+
+    @property
+    def confusions(self) -> np.ndarray:
+        """Counts (labels, labels), truth by guess."""
+        return confusion_matrix(self.truth, self.guesses, labels=range(len(self.labels)))
+
 
 def predict_split(
     predict: Predict,
@@ -76,7 +86,7 @@ def measure(predictions: Predictions) -> dict:
     labels, correct = predictions.labels, int((truth == guesses).sum())
     interval = binomtest(correct, len(truth)).proportion_ci(method="wilson")
     figures = precision_recall_fscore_support(truth, guesses, labels=range(len(labels)), zero_division=0)
-    matrix = confusion_matrix(truth, guesses, labels=range(len(labels)))
+    matrix = predictions.confusions
     pairs = [(labels[t], labels[g], int(matrix[t, g])) for t, g in zip(*np.nonzero(matrix), strict=True) if t != g]
     return {
         "clips": len(truth),
@@ -101,7 +111,7 @@ def write_report(predictions: Predictions, folder: Path) -> dict:
     metrics = measure(predictions)
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
     with written_aside(folder / "confusion.png") as aside:
-        imsave(aside, draw_confusions(predictions), format="png")
+        imsave(aside, picture(confusion_figure(predictions.labels, predictions.confusions)), format="png")
     with written_aside(folder / "worst.csv") as aside, aside.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("path", "truth", "guess", "probability"))
@@ -130,23 +140,21 @@ def worst_indices(predictions: Predictions) -> np.ndarray:
     return wrong[np.argsort(-sureness, kind="stable")][:WORST_CLIPS]
 
 
-def draw_confusions(predictions: Predictions) -> np.ndarray:
-    """A picture, (height, width, 4) uint8: truth by guess, coloured by the share of the truth, with counts."""
+def picture(figure) -> np.ndarray:
+    """A Matplotlib figure's pixels: (height, width, 4) uint8."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(confusion_figure(predictions))
+    canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():  # a letter that the font lacks is drawn as a box; the other files spell it
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
         canvas.draw()
     return np.asarray(canvas.buffer_rgba())
 
 
-def confusion_figure(predictions: Predictions):
-    """`draw_confusions` as a Matplotlib figure, to be changed before it is drawn."""
+def confusion_figure(labels: tuple[str, ...], matrix: np.ndarray):
+    """A Matplotlib figure of counts (labels, labels), truth by guess."""
     from matplotlib.figure import Figure
 
-    labels = predictions.labels
-    matrix = confusion_matrix(predictions.truth, predictions.guesses, labels=range(len(labels)))
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     size = min(2.5 + 0.42 * len(labels), 40)  # inches; a picture of a thousand labels would fill the memory
     figure = Figure(figsize=(size, size), layout="constrained")

@@ -37,11 +37,25 @@ class AttentionPooling(layers.Layer):
         return {**super().get_config(), "units": self.units}
 
 
-def build_model(settings: ModelSettings, frames: int, features: int, labels: int) -> keras.Model:
+def build_model(
+    settings: ModelSettings,
+    frames: int,
+    features: int,
+    labels: int,
+    *,
+    cudnn: bool | str = "auto",
+    unroll: bool = False,
+    synchronized: bool = False,
+) -> keras.Model:
     """The trained part: features (batch, frames, features) -> logits (batch, labels), always float32.
 
     Layers follow the dtype policy in force, so that the same call gives the mixed-precision model to train and the
     float32 model to export; their weights are the same.
+
+    Args:
+        cudnn: of Keras's GRU layers: True demands cuDNN, False rules it out, "auto" takes it where it can be had.
+        unroll: write the GRUs' steps out instead of looping; rules out cuDNN.
+        synchronized: normalise over the batches of all devices together (TensorFlow alone has this).
 
     Raises:
         UserError: a clip is shorter than one step of `subsampling` frames.
@@ -49,12 +63,13 @@ def build_model(settings: ModelSettings, frames: int, features: int, labels: int
     if settings.subsampling > frames:
         raise UserError(f"model.subsampling is {settings.subsampling}, but a clip has only {frames} frames")
     inputs = keras.Input((frames, features), name="features")
-    hidden = _convolve(inputs, settings)
+    hidden = _convolve(inputs, settings, synchronized)
     for index in range(settings.layers):
         if index and settings.dropout:
             hidden = layers.Dropout(settings.dropout, name=f"dropout_{index}")(hidden)
         is_last = index == settings.layers - 1
-        hidden = _gru(settings, index, sequences=not (is_last and settings.pooling == "last"))(hidden)
+        sequences = not (is_last and settings.pooling == "last")
+        hidden = _gru(settings, index, return_sequences=sequences, use_cudnn=cudnn, unroll=unroll)(hidden)
     hidden = _pool(hidden, settings)
     if settings.dropout:
         hidden = layers.Dropout(settings.dropout, name="dropout_head")(hidden)
@@ -72,7 +87,7 @@ def multiply_adds(model: keras.Model) -> int:
     """Multiplications with addition that `model` (see `build_model`) does for one clip, in its matrix products."""
     total = 0
     for layer in model.layers:
-        shape = layer.input.shape if not isinstance(layer, layers.InputLayer) else ()
+        shape = layer.input.shape if isinstance(layer.input, keras.KerasTensor) else ()
         if isinstance(layer, layers.Conv1D):
             total += layer.output.shape[1] * layer.kernel.shape[0] * layer.kernel.shape[1] * layer.filters
         elif isinstance(layer, (layers.GRU, layers.Bidirectional)):
@@ -85,18 +100,14 @@ def multiply_adds(model: keras.Model) -> int:
     return total
 
 
-def _convolve(inputs, settings: ModelSettings):
-    """Convolution, normalisation, ReLU; or frames stacked; or nothing."""
+def _convolve(inputs, settings: ModelSettings, synchronized: bool):
+    """Convolutions, or frames stacked, or nothing."""
     if settings.convolution_filters:
-        convolution = layers.Conv1D(
-            settings.convolution_filters,
-            settings.convolution_kernel,
-            strides=settings.subsampling,
-            padding="same" if settings.bidirectional else "causal",
-            use_bias=False,
-            name="convolution",
-        )
-        return layers.ReLU(name="relu")(layers.BatchNormalization(name="batch_norm")(convolution(inputs)))
+        hidden = _convolution(inputs, settings, 0, synchronized)
+        for index in range(1, settings.convolution_layers):
+            added = _convolution(hidden, settings, index, synchronized)
+            hidden = layers.Add(name=f"sum_{index}")([hidden, added])
+        return hidden
     if settings.subsampling > 1:
         _, frames, features = inputs.shape
         steps = frames // settings.subsampling
@@ -105,9 +116,23 @@ def _convolve(inputs, settings: ModelSettings):
     return inputs
 
 
-def _gru(settings: ModelSettings, index: int, sequences: bool):
+def _convolution(inputs, settings: ModelSettings, index: int, synchronized: bool):
+    """Convolution over time, normalisation, ReLU; the first one takes `subsampling` frames a step."""
+    convolution = layers.Conv1D(
+        settings.convolution_filters,
+        settings.convolution_kernel,
+        strides=1 if index else settings.subsampling,
+        padding="same" if settings.bidirectional else "causal",
+        use_bias=False,
+        name=f"convolution_{index}",
+    )
+    normalized = layers.BatchNormalization(synchronized=synchronized, name=f"batch_norm_{index}")(convolution(inputs))
+    return layers.ReLU(name=f"relu_{index}")(normalized)
+
+
+def _gru(settings: ModelSettings, index: int, **arguments):
     """A GRU in the one form that cuDNN runs: tanh, sigmoid, reset gate after the product, no recurrent dropout."""
-    gru = layers.GRU(settings.units, return_sequences=sequences, name=f"gru_{index}")
+    gru = layers.GRU(settings.units, name=f"gru_{index}", **arguments)
     return layers.Bidirectional(gru, name=f"bigru_{index}") if settings.bidirectional else gru
 
 

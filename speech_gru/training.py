@@ -1,8 +1,10 @@
 """Training: shards and settings -> a run directory."""
 
+import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +14,21 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipeline.corpus import SILENCE, UNKNOWN
-from data_pipeline.dataset import evaluation_batches, feature_batches, read_labels, training_batches
+from data_pipeline.dataset import TrainingData, evaluation_batches, feature_batches, read_labels
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_text, written_aside
 from data_pipeline.front_end import FrontEnd
 from data_pipeline.manifest import count_rows, read_manifest
 from data_pipeline.settings import CorpusSettings
-from speech_gru.config import Config, TrainingSettings, dump_config
+from speech_gru.checkpoint import list_checkpoints
+from speech_gru.config import Config, dump_config, load_config
+from speech_gru.devices import choose_strategy, describe_devices, describe_gru, host, policy_for, use_cudnn
+from speech_gru.evaluation import Predictions
+from speech_gru.loop import DivergenceError, Learner, Monitor, Schedule, TrainingLoop
 from speech_gru.model import build_model, build_recognizer, multiply_adds
-from speech_gru.precision import describe_device, policy_for
+from speech_gru.optimization import build_loss, build_optimizer, class_weights
+from speech_gru.step import build_step
+from speech_gru.tensorboard import TensorBoard
 
 STATISTICS_CLIPS = 4096
 """So many training clips give the features' means and standard deviations."""
@@ -39,16 +47,24 @@ class Plan:
     parameters: int
     multiply_adds: int
     """For one clip, without the front end."""
-    device: str
+    devices: str
     policy: str
+    gru: str
+    """Which implementation of the GRU, and why not cuDNN's."""
+    strategy: tf.distribute.Strategy
 
 
-def plan_training(config: Config) -> Plan:
+def plan_training(config: Config, strategy: tf.distribute.Strategy | None = None) -> Plan:
     """Counts the data and builds the model once to say what `train` will do.
 
+    Args:
+        strategy: the devices to train on; None: all there are (see `choose_strategy`).
+
     Raises:
-        UserError: nothing prepared, or with other settings; no training or validation clips; fewer clips than a batch.
+        UserError: nothing prepared, or with other settings; no training or validation clips; fewer clips than a batch;
+            a batch that the devices can't share evenly.
     """
+    strategy = strategy or choose_strategy()
     shards, batch_size = config.corpus.shards, config.training.batch_size
     labels, counts = read_labels(shards), count_rows(read_manifest(shards))
     _check_prepared(config.corpus, labels)
@@ -68,6 +84,12 @@ def plan_training(config: Config) -> Plan:
         )
     if len(labels) < 2:
         raise UserError(f"{shards} has the single label {''.join(labels)!r}; there is nothing to tell apart")
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % replicas:
+        raise UserError(
+            f"training.batch_size is {batch_size}, which {replicas} devices can't share evenly; "
+            f"--set training.batch_size={batch_size // replicas * replicas or replicas}"
+        )
     front_end = FrontEnd.from_settings(config.front_end, config.corpus.sample_rate)
     model = _build(config, front_end, len(labels))
     return Plan(
@@ -77,48 +99,139 @@ def plan_training(config: Config) -> Plan:
         clips["train"] // batch_size,
         model.count_params(),
         multiply_adds(model),
-        describe_device(),
+        describe_devices(strategy),
         policy_for(config.training.precision),
+        describe_gru(config.training),
+        strategy,
     )
 
 
-def train(config: Config, plan: Plan, folder: Path, verbose: int | str = "auto") -> keras.callbacks.History:
-    """Trains and writes the run directory: config.yaml, labels.txt, checkpoints/, model.keras, tensorboard/.
+def train(
+    config: Config,
+    plan: Plan,
+    folder: Path,
+    *,
+    monitors: Sequence[Monitor] = (),
+    report: Callable[[str], None] = print,
+) -> list[dict[str, float]] | None:
+    """Trains into the run directory: config.yaml, labels.txt, checkpoints/, model.keras, tensorboard/.
+
+    A run that was stopped, however, goes on from its newest checkpoint and ends with the weights it would have had. A
+    finished one is left alone, and None is returned.
 
     Args:
-        verbose: of Keras's `fit`.
+        monitors: are told how it goes, beside TensorBoard.
+        report: is told what a person should know.
+
+    Returns: each epoch's figures (see TrainingLoop).
 
     Raises:
-        UserError: the folder can't be written, or the training diverged.
+        UserError: the folder can't be written, or holds a run with other settings or other clips.
+        Interrupted: a signal came; the state is saved.
+        DivergenceError: the message names the step and its clips.
+        HostLostError: another host is gone.
     """
+    _refuse_other_config(config, folder)
+    if (folder / "model.keras").is_file():
+        report(f"{folder}: the run is finished; train into another folder, or delete this one, to train again")
+        return None
+    number, _ = host(plan.strategy)
+    if number == 0:
+        write_text(folder / "config.yaml", dump_config(config))
+        write_text(folder / "labels.txt", "".join(f"{label}\n" for label in plan.labels))
+    if config.training.deterministic:
+        tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(config.seed)
-    _clear_other_run(folder, dump_config(config))
-    write_text(folder / "config.yaml", dump_config(config))
-    write_text(folder / "labels.txt", "".join(f"{label}\n" for label in plan.labels))
     front_end = adapted_front_end(config)
-    with dtype_policy(plan.policy):
-        model = _build(config, front_end, len(plan.labels))
-    compile_model(model, config.training, plan.steps_per_epoch)
-    best = folder / "checkpoints" / "best.weights.h5"
-    best.parent.mkdir(exist_ok=True)
-    history = model.fit(
-        _training_data(config, plan, front_end),
-        epochs=config.training.epochs,
-        steps_per_epoch=plan.steps_per_epoch,
-        validation_data=_validation_data(config, plan, front_end),
-        shuffle=False,  # the dataset has done it
-        class_weight=class_weights(plan.label_clips, config.training.class_balance),
-        callbacks=list(_callbacks(config.training, folder, best)),
-        verbose=verbose,
+    learner, data = build_learner(config, plan, front_end), training_data(config, plan, front_end)
+    kept = _build(config, front_end, len(plan.labels), cudnn="auto")
+    validate = _Validator(config, plan, front_end, kept)
+    shown = TensorBoard(folder / "tensorboard", config.tensorboard, data, config.training.epochs, validate.graph)
+    loop = TrainingLoop(
+        learner,
+        lambda step: device_batches(plan.strategy, data, step),
+        validate,
+        _schedule(config, plan),
+        folder / "checkpoints",
+        identity={"data": fingerprint(config.corpus.shards), "labels": list(plan.labels), "precision": plan.policy},
+        monitors=(shown, *monitors),
+        report=report,
     )
-    model.load_weights(best)
-    weights = model.get_weights()
-    if not all(np.isfinite(weight).all() for weight in weights):
-        raise UserError(f"the training diverged; lower training.learning_rate ({config.training.learning_rate:g})")
-    kept = _build(config, front_end, len(plan.labels))  # in float32, and without the optimiser's state
-    kept.set_weights(weights)
-    _save(build_recognizer(front_end, kept, config.corpus.clip_samples), folder / "model.keras")
+    try:
+        history = loop.run()
+    except DivergenceError as error:
+        raise _explained(error, data, folder) from error
+    if number == 0:
+        kept.set_weights(_read_best(loop.best_file))
+        _save(build_recognizer(front_end, kept, config.corpus.clip_samples), folder / "model.keras")
+        for checkpoint in list_checkpoints(loop.folder):
+            checkpoint.unlink()
     return history
+
+
+def build_learner(config: Config, plan: Plan, front_end: FrontEnd) -> Learner:
+    """The model with fresh weights on the plan's devices, its optimiser and its step."""
+    settings, strategy = config.training, plan.strategy
+    with dtype_policy(plan.policy), strategy.scope():
+        model = _build(
+            config,
+            front_end,
+            len(plan.labels),
+            cudnn=use_cudnn(settings),
+            unroll=settings.xla,
+            synchronized=strategy.num_replicas_in_sync > 1,
+        )
+        optimizer = build_optimizer(settings, plan.steps_per_epoch, plan.policy)
+        optimizer.build(model.trainable_variables)
+        step = build_step(
+            model,
+            optimizer,
+            build_loss(settings),
+            clip_norm=settings.clip_norm,
+            batch_size=settings.batch_size,
+            strategy=strategy,
+            xla=settings.xla,
+        )
+    return Learner(model, optimizer, step, strategy)
+
+
+def training_data(config: Config, plan: Plan, front_end: FrontEnd) -> TrainingData:
+    """What the run learns from."""
+    return TrainingData(
+        config.corpus.shards,
+        plan.labels,
+        front_end,
+        config.augment,
+        config.corpus.clip_samples,
+        config.seed,
+        config.training.batch_size,
+        plan.steps_per_epoch,
+        class_weights(plan.label_clips, config.training.class_balance),
+    )
+
+
+def device_batches(strategy: tf.distribute.Strategy, data: TrainingData, step: int) -> Iterator:
+    """The batches from `step` on, each shared out to the devices of all hosts."""
+    if strategy.num_replicas_in_sync == 1:
+        return iter(data.batches(step))
+    number, hosts = host(strategy)
+    devices = strategy.num_replicas_in_sync // hosts
+
+    def share(part: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(part, (devices, data.batch_size // strategy.num_replicas_in_sync, *part.shape[1:]))
+
+    def shares(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        return data.batches(step, number, hosts).map(lambda *batch: tuple(map(share, batch))).unbatch()
+
+    return iter(strategy.distribute_datasets_from_function(shares))
+
+
+def fingerprint(shards: Path) -> str:
+    """Tells whether prepared clips are still the same, in the same shards."""
+    digest = hashlib.sha256((shards / "manifest.csv").read_bytes())
+    for shard in sorted(shards.glob("*.tfrecord")):
+        digest.update(f"{shard.name} {shard.stat().st_size}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def adapted_front_end(config: Config) -> FrontEnd:
@@ -130,36 +243,31 @@ def adapted_front_end(config: Config) -> FrontEnd:
     return front_end
 
 
-def compile_model(model: keras.Model, settings: TrainingSettings, steps_per_epoch: int) -> None:
-    """Gives `model` the loss, the optimiser with its schedule, and the accuracy."""
-    schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0,
-        warmup_target=settings.learning_rate,
-        warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
-        decay_steps=max(1, round((settings.epochs - settings.warmup_epochs) * steps_per_epoch)),
-    )
-    arguments = {"global_clipnorm": settings.clip_norm, "use_ema": settings.ema is not None}
-    if settings.ema is not None:
-        # Keras's average starts at the first weights: in a short run it must forget them faster, to less than 1 %.
-        arguments["ema_momentum"] = min(settings.ema, max(0.0, 1 - 5 / (settings.epochs * steps_per_epoch)))
-    if settings.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay, **arguments)
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    elif settings.optimizer == "adam":
-        optimizer = keras.optimizers.Adam(schedule, **arguments)
-    else:
-        optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, **arguments)
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing)
-    model.compile(optimizer, loss, metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")])
+class _Validator:
+    """Measures weights on the validation clips, in float32 and on one device: what will be kept."""
 
+    def __init__(self, config: Config, plan: Plan, front_end: FrontEnd, model: keras.Model):
+        self.labels, self.model, self.loss = plan.labels, model, build_loss(config.training)
+        self.batches = feature_batches(
+            config.corpus.shards,
+            "validation",
+            plan.labels,
+            front_end,
+            clip_samples=config.corpus.clip_samples,
+            batch_size=config.training.validation_batch_size,
+        )
+        self.logits = tf.function(lambda features: model(features, training=False), reduce_retracing=True)
 
-def class_weights(label_clips: tuple[int, ...], balance: float) -> dict[int, float] | None:
-    """Weight of each label's clips, count ** -balance, scaled to a mean of 1 over the clips; None for no balancing."""
-    if balance == 0:
-        return None
-    raw = [count**-balance if count else 0.0 for count in label_clips]
-    mean = sum(weight * count for weight, count in zip(raw, label_clips, strict=True)) / sum(label_clips)
-    return {index: weight / mean for index, weight in enumerate(raw)}
+    def __call__(self, weights: list[np.ndarray]) -> tuple[float, Predictions]:
+        self.model.set_weights(weights)
+        batches = [(self.logits(features), labels) for features, labels in self.batches]
+        logits, labels = (tf.concat(parts, axis=0) for parts in zip(*batches, strict=True))
+        truth, probabilities = labels.numpy().argmax(axis=1), tf.nn.softmax(logits).numpy()
+        return float(tf.reduce_mean(self.loss(labels, logits))), Predictions(self.labels, (), truth, probabilities)
+
+    def graph(self) -> tf.Graph:
+        """The model's, features to logits."""
+        return self.logits.get_concrete_function(tf.TensorSpec((1, *self.model.input_shape[1:]), tf.float32)).graph
 
 
 @contextmanager
@@ -171,6 +279,50 @@ def dtype_policy(policy: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def _schedule(config: Config, plan: Plan) -> Schedule:
+    settings = config.training
+    return Schedule(
+        settings.epochs, plan.steps_per_epoch, settings.batch_size, settings.checkpoint_steps, settings.patience
+    )
+
+
+def _explained(error: DivergenceError, data: TrainingData, folder: Path) -> DivergenceError:
+    clips = ", ".join(data.clips_of_step(error.step - 1))
+    error.args = (
+        f"{error.args[0]}. The best weights so far are in {folder / 'checkpoints'}, and the last state. Lower "
+        f"training.learning_rate, or look for a bad clip in the step's batch: {clips}",
+    )
+    return error
+
+
+def _refuse_other_config(config: Config, folder: Path) -> None:
+    stored = folder / "config.yaml"
+    if not stored.is_file():
+        return
+    before, now = (_flatten(one.model_dump(mode="json")) for one in (load_config(stored), config))
+    changed = [f"  {key}: {before.get(key)} there, {now.get(key)} now" for key in now if before.get(key) != now[key]]
+    if changed:
+        listed = "\n".join(changed)
+        raise UserError(
+            f"{folder} holds a run with other settings:\n{listed}\nGive another folder with --out, or delete this one"
+        )
+
+
+def _flatten(values: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _read_best(file: Path) -> list[np.ndarray]:
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            return list(archive.values())
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file}, the best weights, can't be read: {error}; delete the run and train again") from error
 
 
 def _check_prepared(corpus: CorpusSettings, labels: tuple[str, ...]) -> None:
@@ -187,49 +339,9 @@ def _check_prepared(corpus: CorpusSettings, labels: tuple[str, ...]) -> None:
         raise UserError(f"{corpus.shards} was prepared with other settings ({changed}); run `speech-gru prepare` again")
 
 
-def _clear_other_run(folder: Path, config: str) -> None:
-    """Removes what would else mix with the new run: its curves, and the model if it is of another experiment."""
-    try:
-        for events in folder.glob("tensorboard/**/events.out.tfevents.*"):
-            events.unlink()
-        stored = folder / "config.yaml"
-        if stored.is_file() and stored.read_text(encoding="utf-8", errors="replace") != config:
-            for stale in ("model.keras", "metrics.json", "export/model.tflite"):
-                (folder / stale).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} can't be written: {error.strerror or error}") from error
-
-
-def _build(config: Config, front_end: FrontEnd, labels: int) -> keras.Model:
+def _build(config: Config, front_end: FrontEnd, labels: int, **arguments) -> keras.Model:
     frames = front_end.frame_count(config.corpus.clip_samples)
-    return build_model(config.model, frames, front_end.feature_count, labels)
-
-
-def _training_data(config: Config, plan: Plan, front_end: FrontEnd) -> tf.data.Dataset:
-    return training_batches(
-        config.corpus.shards,
-        plan.labels,
-        front_end,
-        config.augment,
-        clip_samples=config.corpus.clip_samples,
-        seed=config.seed,
-        batch_size=config.training.batch_size,
-        steps_per_epoch=plan.steps_per_epoch,
-    )
-
-
-def _validation_data(config: Config, plan: Plan, front_end: FrontEnd) -> tf.data.Dataset:
-    batch_size = config.training.validation_batch_size
-    batches = feature_batches(
-        config.corpus.shards,
-        "validation",
-        plan.labels,
-        front_end,
-        clip_samples=config.corpus.clip_samples,
-        batch_size=batch_size,
-    )
-    # Keras warns of running out of data where it doesn't know how much there is.
-    return batches.apply(tf.data.experimental.assert_cardinality(-(-plan.clips["validation"] // batch_size)))
+    return build_model(config.model, frames, front_end.feature_count, labels, **arguments)
 
 
 def _save(recognizer: keras.Model, path: Path) -> None:
@@ -237,16 +349,3 @@ def _save(recognizer: keras.Model, path: Path) -> None:
         final = Path(scratch) / path.name  # Keras demands the suffix
         recognizer.save(final)
         final.replace(aside)
-
-
-def _callbacks(settings: TrainingSettings, folder: Path, best: Path) -> Iterator[keras.callbacks.Callback]:
-    if settings.ema is not None:
-        # First of all, so that what follows sees the averaged weights at an epoch's end.
-        yield keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
-    yield keras.callbacks.ModelCheckpoint(
-        best, monitor="val_accuracy", mode="max", save_best_only=True, save_weights_only=True
-    )
-    yield keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)
-    yield keras.callbacks.TerminateOnNaN()
-    if settings.patience is not None:
-        yield keras.callbacks.EarlyStopping(monitor="val_accuracy", mode="max", patience=settings.patience)

@@ -1,12 +1,13 @@
 """The command line: one module a verb; this one binds them and turns failures into exit codes.
 
-Exit codes: 0 done; 1 a check failed (an artefact differs from its model, say); 2 wrong use: an option, a config, an
-input; 3 done, but some clips were set aside; 130 interrupted.
+Exit codes: 0 done; 1 a check failed (an artefact differs from its model, a training diverges); 2 wrong use: an option,
+a config, an input; 3 done, but some clips were set aside; 130 interrupted, 143 told to stop (SIGTERM).
 
 Only light modules are imported here: `speech-gru --help` must not wait for TensorFlow.
 """
 
 import os
+import signal
 import sys
 from contextlib import suppress
 
@@ -37,12 +38,13 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with suppress(AttributeError):  # standard output may be closed
         sys.stdout.reconfigure(errors="backslashreplace")  # not every file's name can be encoded
+    said = "interrupted; what was finished is kept, nothing is half-written"
     try:
         code = _run()
-    except KeyboardInterrupt:
-        code = 130
-    if code == 130:
-        print("\nspeech-gru: interrupted; what was finished is kept, nothing is half-written", file=sys.stderr)
+    except KeyboardInterrupt as error:  # `train` tells what it has saved, and which signal came
+        code, said = 128 + getattr(error, "signal", signal.SIGINT), str(error) or said
+    if code > 128:
+        print(f"\nspeech-gru: {said}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -61,4 +63,5 @@ def _run() -> int:
         return 0
     except (UserError, OSError) as error:
         print(f"speech-gru: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", 2)
     return 2

@@ -1,5 +1,6 @@
 """`speech-gru train`: shards -> a run directory."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -19,32 +20,37 @@ def train(
     [bold]Example:[/bold]  speech-gru train configs/demo.yaml --set training.epochs=20
 
     Watch it with: tensorboard --logdir runs
+
+    A run that was stopped, by Ctrl-C, SIGTERM or a power cut, goes on with the same command and ends with the weights
+    that it would have had.
+
+    Several hosts: give each the same command and TF_CONFIG, as the README shows.
     """
-    from speech_gru.cli.console import new_table, print_metrics, print_table, start_tensorflow
+    from speech_gru.cli.console import print_metrics, start_tensorflow
     from speech_gru.config import load_config
 
     experiment = load_config(config, settings)
     start_tensorflow()
+    from speech_gru.cli.training_progress import EpochPrinter, print_plan
+    from speech_gru.devices import host
+    from speech_gru.loop import HostLostError
     from speech_gru.report import report_run
     from speech_gru.training import plan_training
     from speech_gru.training import train as train_model
 
     folder = out or Path("runs") / experiment.name
     plan = plan_training(experiment)
-    table = new_table(f"training {experiment.name}", "")
-    table.add_row("clips", ", ".join(f"{count:,} {split}" for split, count in plan.clips.items()))
-    table.add_row("labels", str(len(plan.labels)))
-    table.add_row(
-        "epochs",
-        f"{experiment.training.epochs} of {plan.steps_per_epoch} steps of {experiment.training.batch_size} clips",
-    )
-    table.add_row("parameters", f"{plan.parameters:,}")
-    table.add_row("multiply-adds a clip", f"{plan.multiply_adds:,}")
-    table.add_row("device", plan.device)
-    table.add_row("precision", plan.policy)
-    table.add_row("run directory", str(folder))
-    print_table(table)
-    train_model(experiment, plan, folder, verbose="auto" if sys.stdout.isatty() else 2)  # 2: a line an epoch
+    print_plan(experiment, plan, folder)
+    printer = EpochPrinter(experiment.training.epochs, plan.steps_per_epoch)
+    try:
+        train_model(experiment, plan, folder, monitors=[printer])
+    except HostLostError as error:
+        print(
+            f"speech-gru: {error}; starting anew from the last checkpoint, once it is back", file=sys.stderr, flush=True
+        )
+        os.execv(sys.executable, [sys.executable, "-m", "speech_gru", *sys.argv[1:]])
+    if host(plan.strategy)[0] > 0:
+        return  # the chief measures
     for split, metrics in report_run(folder).items():
         print_metrics(split, metrics)
     print(f"{folder}: model.keras, metrics.json, report/, tensorboard/; next: speech-gru export {folder}")

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from data_pipeline import dataset
 from data_pipeline.dataset import (
+    TrainingData,
     evaluation_batches,
     feature_batches,
     label_table,
     read_labels,
     read_noise,
-    training_batches,
     training_records,
 )
 from data_pipeline.errors import UserError
@@ -161,13 +161,18 @@ class Mean:
 
     sample_rate = 16000
 
-    def __call__(self, audio):
+    def __call__(self, audio, response=None):
         return tf.reduce_mean(audio, axis=1)[:, None, None] * 32768
+
+
+def training_data(shards, **changes) -> TrainingData:
+    settings = {"augment": OFF, "clip_samples": SAMPLES, "seed": 0, "batch_size": 10, "steps_per_epoch": 6}
+    return TrainingData(shards, LABELS, Mean(), **settings | changes)
 
 
 class TestFeatures:
     def check(self, batches, clips):
-        features, targets = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        features, targets = (np.concatenate(parts) for parts in list(zip(*batches, strict=True))[:2])
         numbers = np.rint(features[:, 0, 0]).astype(int)
         assert features.dtype == targets.dtype == np.float32
         np.testing.assert_array_equal(targets, np.eye(3)[numbers % 3])
@@ -175,12 +180,53 @@ class TestFeatures:
         return numbers.tolist()
 
     def test_training(self, shards):
-        batches = training_batches(
-            shards, LABELS, Mean(), OFF, clip_samples=SAMPLES, seed=3, batch_size=10, steps_per_epoch=6, step=2
-        )
+        batches = training_data(shards, seed=3).batches(step=2)
         numbers = self.check(batches.take(4).as_numpy_iterator(), 40)
         expected = chain(*(names for _, names in read(shards, 4, step=2, seed=3)))
         assert numbers == [int(name) for name in expected]
+
+    def test_clips_have_the_weights_of_their_labels(self, shards):
+        _, labels, weights = next(iter(training_data(shards, label_weights=(1, 2, 0.5)).batches()))
+        assert weights.numpy().tolist() == [(1, 2, 0.5)[label] for label in labels.numpy().argmax(axis=1)]
+        _, labels, weights = next(iter(training_data(shards).batches()))
+        assert weights.numpy().tolist() == [1] * 10
+
+    def test_clips_that_mixup_has_mixed_weigh_between_their_labels(self, shards):
+        mixing = OFF.model_copy(update={"mixup": 1.0})
+        _, labels, weights = next(iter(training_data(shards, augment=mixing, label_weights=(1, 3, 9)).batches()))
+        np.testing.assert_allclose(weights, labels.numpy() @ [1, 3, 9], rtol=1e-5)
+        assert len(set(weights.numpy().tolist())) > 3
+
+    def test_several_hosts_share_each_batch(self, shards):
+        data = training_data(shards)
+        parts = [next(iter(data.batches(step=4, host=host, hosts=2)))[0][:, 0, 0].numpy() for host in (0, 1)]
+        whole = next(iter(data.batches(step=4)))[0][:, 0, 0].numpy()
+        assert [len(part) for part in parts] == [5, 5]
+        np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.sort(whole))
+
+    def test_hosts_augment_differently(self, shards):
+        gains = OFF.model_copy(update={"gain_db": (-20.0, 20.0)})
+        data = training_data(shards, augment=gains)
+        factors = []
+        for host in (0, 1):
+            clips = data.clips_of_step(0)[host::2]
+            features = next(iter(data.batches(host=host, hosts=2)))[0][:, 0, 0].numpy()
+            factors.append(features / [float(clip) or np.inf for clip in clips])
+        assert np.abs(factors[0] - factors[1]).max() > 0.01
+
+    def test_the_clips_of_a_step_can_be_named(self, shards):
+        data = training_data(shards, seed=7)
+        for step in (0, 8):
+            features = next(iter(data.batches(step)))[0]
+            assert data.clips_of_step(step) == [str(number) for number in np.rint(features[:, 0, 0]).astype(int)]
+
+    def test_before_and_after_augmentation(self, shards):
+        louder = OFF.model_copy(update={"gain_db": (20.0, 20.0)})
+        data = training_data(shards, augment=louder)
+        before, after = data.before_and_after(4)
+        assert before.shape == after.shape == (4, 1, 1)
+        np.testing.assert_allclose(before[:, 0, 0], [float(clip) for clip in data.clips_of_step(0)[:4]], atol=1e-3)
+        np.testing.assert_allclose(after, 10 * before, rtol=1e-4)
 
     def test_validation(self, shards):
         batches = feature_batches(shards, "validation", LABELS, Mean(), clip_samples=SAMPLES, batch_size=4)
@@ -188,18 +234,9 @@ class TestFeatures:
 
     def test_augmentation_is_a_function_of_seed_and_step(self, shards):
         def features(step: int, seed: int = 0):
-            batches = training_batches(
-                shards,
-                LABELS,
-                Mean(),
-                AugmentSettings(time_shift_ms=0, speed=None, time_masks=0, frequency_masks=0),
-                clip_samples=SAMPLES,
-                seed=seed,
-                batch_size=10,
-                steps_per_epoch=6,
-                step=step,
-            )
-            return [features for features, _ in batches.take(3).as_numpy_iterator()]
+            augment = AugmentSettings(time_shift_ms=0, speed=None, time_masks=0, frequency_masks=0)
+            batches = training_data(shards, augment=augment, seed=seed).batches(step)
+            return [features for features, *_ in batches.take(3).as_numpy_iterator()]
 
         whole, later, other = features(5), features(6), features(5, seed=1)
         np.testing.assert_array_equal(whole[1:], later[:2])
@@ -210,18 +247,11 @@ class TestFeatures:
         np.save(folder / "noise.npy", np.arange(10000, dtype=np.int16))
 
         def features(**augment) -> list[tuple[np.ndarray, np.ndarray]]:
-            batches = training_batches(
-                folder,
-                LABELS,
-                Mean(),
-                OFF.model_copy(update=augment),
-                clip_samples=SAMPLES,
-                seed=0,
-                batch_size=63,
-                steps_per_epoch=1,
-            )
+            changed = OFF.model_copy(update=augment)
+            batches = training_data(folder, augment=changed, batch_size=63, steps_per_epoch=1).batches()
             return [
-                (targets.argmax(axis=1), features[:, 0, 0]) for features, targets in batches.take(2).as_numpy_iterator()
+                (labels.argmax(axis=1), features[:, 0, 0])
+                for features, labels, _ in batches.take(2).as_numpy_iterator()
             ]
 
         (first, one), (second, two) = features(fresh_silence=True)
@@ -232,7 +262,7 @@ class TestFeatures:
 
     def test_clips_of_another_length(self, shards):
         with pytest.raises(UserError, match="expected clips of 9 samples"):
-            training_batches(shards, LABELS, Mean(), OFF, clip_samples=9, seed=0, batch_size=1, steps_per_epoch=1)
+            training_data(shards, clip_samples=9)
 
 
 def test_labels(tmp_path):

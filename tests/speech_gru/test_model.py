@@ -95,12 +95,12 @@ def test_frames_are_stacked_in_order_and_what_is_left_over_is_dropped(pooling):
 @pytest.mark.parametrize(("bidirectional", "before"), [(False, 4), (True, 2)])
 def test_the_convolution_is_its_equation(bidirectional, before):
     model = build(bidirectional=bidirectional, convolution_filters=7)
-    kernel = model.get_layer("convolution").get_weights()[0]
+    kernel = model.get_layer("convolution_0").get_weights()[0]
     padded = np.pad(batch(), ((0, 0), (before, 4 - before), (0, 0)))
     convolved = sum(padded[:, tap : tap + FRAMES] @ kernel[tap] for tap in range(5))
-    scale, offset, mean, variance = model.get_layer("batch_norm").get_weights()
+    scale, offset, mean, variance = model.get_layer("batch_norm_0").get_weights()
     expected = np.maximum(0, (convolved - mean) / np.sqrt(variance + 1e-3) * scale + offset)
-    relu = keras.Model(model.input, model.get_layer("relu").output)
+    relu = keras.Model(model.input, model.get_layer("relu_0").output)
     np.testing.assert_allclose(relu(batch()), expected, rtol=1e-3, atol=1e-4)
 
 

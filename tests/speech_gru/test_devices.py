@@ -6,7 +6,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from speech_gru.precision import describe_device, policy_for
+from speech_gru.devices import describe_device, policy_for
 
 
 @pytest.fixture

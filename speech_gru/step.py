@@ -1,0 +1,64 @@
+"""One training step, on one device or on many.
+
+Keras 3's own step can't be used on several devices: its optimisers clip each device's gradients before they are summed,
+so that more devices would train another model. This one clips the sum.
+"""
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+"""Features (batch, frames, features), labels (batch, labels), weights (batch,): float32."""
+
+
+def build_step(
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    loss: keras.losses.Loss,
+    *,
+    clip_norm: float | None,
+    batch_size: int,
+    strategy: tf.distribute.Strategy,
+    xla: bool = False,
+) -> Callable[[Batch], dict[str, tf.Tensor]]:
+    """A function that trains `model` on a batch and tells what happened.
+
+    Args:
+        loss: one value a clip (see `build_loss`).
+        clip_norm: upper bound of the gradients' global norm; None: no bound.
+        batch_size: clips in a whole batch, of all devices together.
+        strategy: under whose scope model and optimiser were made.
+        xla: compile with XLA; rules out cuDNN's GRU.
+
+    Returns: batch -> float32 scalars: loss (weighted mean over the batch), correct (clips), gradient_norm (before
+        clipping), learning_rate, loss_scale (1 without loss scaling).
+    """
+    replicas = strategy.num_replicas_in_sync
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+
+    def train_replica(batch: Batch) -> dict[str, tf.Tensor]:
+        features, labels, weights = batch
+        learning_rate, loss_scale = tf.cast(inner.learning_rate, tf.float32), optimizer.scale_loss(tf.ones(()))
+        with tf.GradientTape() as tape:
+            logits = model(features, training=True)
+            value = tf.reduce_sum(loss(labels, logits) * weights) / batch_size
+            scaled = value * loss_scale
+        gradients = tape.gradient(scaled, model.trainable_variables)
+        gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        norm = tf.linalg.global_norm(gradients) / loss_scale
+        factor = 1.0 if clip_norm is None else tf.minimum(1.0, clip_norm / norm)
+        # Keras's optimisers will sum over the devices what has been summed already.
+        optimizer.apply([gradient * (factor / replicas) for gradient in gradients], model.trainable_variables)
+        correct = tf.argmax(logits, axis=1) == tf.argmax(labels, axis=1)
+        summed = {"loss": value, "correct": tf.reduce_sum(tf.cast(correct, tf.float32))}
+        same = {"gradient_norm": norm, "learning_rate": learning_rate, "loss_scale": loss_scale}
+        return summed | {name: value / replicas for name, value in same.items()}
+
+    @tf.function(jit_compile=xla or None)
+    def step(batch: Batch) -> dict[str, tf.Tensor]:
+        told = strategy.run(train_replica, args=(batch,))
+        return {name: strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None) for name, value in told.items()}
+
+    return step
