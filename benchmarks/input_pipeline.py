@@ -9,9 +9,9 @@ import time
 import librosa
 import numpy as np
 
-from data_pipeline.dataset import evaluation_batches, training_batches
+from data_pipeline.dataset import evaluation_batches
 from speech_gru.config import Config, load_config
-from speech_gru.training import adapted_front_end, plan_training
+from speech_gru.training import adapted_front_end, plan_training, training_data
 
 
 def clips_per_second(batches, seconds: float) -> float:
@@ -52,17 +52,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     arguments = parser.parse_args()
     config = load_config(arguments.config)
-    plan, front_end = plan_training(config), adapted_front_end(config)
-    batches = training_batches(
-        config.corpus.shards,
-        plan.labels,
-        front_end,
-        config.augment,
-        clip_samples=config.corpus.clip_samples,
-        seed=config.seed,
-        batch_size=config.training.batch_size,
-        steps_per_epoch=plan.steps_per_epoch,
-    )
+    batches = training_data(config, plan_training(config), adapted_front_end(config)).batches()
     print(f"librosa in a loop, no augmentation:       {librosa_clips_per_second(config):8,.0f} clips/s")
     print(f"shards to augmented, batched features:    {clips_per_second(batches, arguments.seconds):8,.0f} clips/s")
 

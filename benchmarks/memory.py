@@ -3,6 +3,10 @@
 python benchmarks/memory.py speech_commands_subset --clips 2200 --times 10
 
 The larger corpus is made of links to the same files under other speakers' names, in a scratch folder.
+
+python benchmarks/memory.py speech_commands_subset --epochs 30
+
+Peak memory of a training after each epoch instead.
 """
 
 import argparse
@@ -25,14 +29,25 @@ prepare(load_config(sys.argv[1], sys.argv[2:]).corpus)
 READ = """
 import sys
 from speech_gru.config import load_config
-from speech_gru.training import adapted_front_end, plan_training
-from data_pipeline.dataset import training_batches
+from speech_gru.training import adapted_front_end, plan_training, training_data
 config = load_config(sys.argv[1], sys.argv[2:])
-plan, front_end = plan_training(config), adapted_front_end(config)
-batches = training_batches(config.corpus.shards, plan.labels, front_end, config.augment,
-    clip_samples=config.corpus.clip_samples, seed=0, batch_size=128, steps_per_epoch=plan.steps_per_epoch)
-for batch in batches.take(plan.steps_per_epoch):
+plan = plan_training(config)
+for batch in training_data(config, plan, adapted_front_end(config)).batches().take(plan.steps_per_epoch):
     pass
+"""
+TRAIN = """
+import sys, tempfile
+from pathlib import Path
+from speech_gru.config import load_config
+from speech_gru.devices import peak_memory
+from speech_gru.loop import Monitor
+from speech_gru.training import plan_training, train
+class Memory(Monitor):
+    def epoch(self, epoch, figures, predictions):
+        print(f"epoch {epoch:3}: {peak_memory()['host']:7,.0f} MB peak", flush=True)
+config = load_config(sys.argv[1], sys.argv[2:])
+with tempfile.TemporaryDirectory() as scratch:
+    train(config, plan_training(config), Path(scratch), monitors=[Memory()])
 """
 REPORT = """
 import resource
@@ -76,8 +91,14 @@ def main() -> None:
     parser.add_argument("config")
     parser.add_argument("--clips", type=int, default=10**9, help="so many of the corpus's clips (default: all)")
     parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--epochs", type=int, help="train for so many epochs, and do nothing else")
     parser.add_argument("--scratch", type=Path, help="where the copies go (default: the system's temporary folder)")
     arguments = parser.parse_args()
+    if arguments.epochs:
+        subprocess.run(
+            [sys.executable, "-c", TRAIN, arguments.config, f"training.epochs={arguments.epochs}"], check=True
+        )
+        return
     corpus = load_config(arguments.config).corpus.path
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         for times in (1, arguments.times):

@@ -20,10 +20,12 @@ KEPT = 2
 """So many checkpoints are kept: if the newest can't be read, the one before it can."""
 _NAME = re.compile(r"step-(\d+)\.npz")
 _STATE = "state"
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What reading a file of other bytes raises."""
 
 
 def save_checkpoint(folder: Path, step: int, variables: Sequence[keras.Variable], state: dict) -> Path:
-    """Writes folder/step-N.npz and removes all but the newest two.
+    """Writes folder/step-N.npz and removes all others but the one before it.
 
     Args:
         step: training steps done.
@@ -38,8 +40,10 @@ def save_checkpoint(folder: Path, step: int, variables: Sequence[keras.Variable]
     path = folder / f"step-{step:08d}.npz"
     with written_aside(path) as aside, aside.open("wb") as file:
         np.savez(file, **arrays)
-    for old in list_checkpoints(folder)[KEPT:]:
-        old.unlink()
+    found = list_checkpoints(folder)
+    kept = found[found.index(path) :][:KEPT]
+    for other in set(found) - set(kept):  # older ones, and newer ones that couldn't be used
+        other.unlink()
     return path
 
 
@@ -54,7 +58,7 @@ def restore_newest(
     for path in list_checkpoints(folder):
         try:
             return _read(path, variables)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except _DAMAGED as error:
             report(f"{path} can't be used ({error}); trying the one before it")
     return None
 
@@ -66,7 +70,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def _read(path: Path, variables: Sequence[keras.Variable]) -> tuple[list[np.ndarray], dict]:
-    with np.load(path, allow_pickle=False) as archive:
+    # Given a path, np.load leaves a damaged file open.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         arrays = [archive[_key(index, variable)] for index, variable in enumerate(variables)]
         state = json.loads(archive[_STATE].tobytes())
         count = len(archive.files) - 1

@@ -5,10 +5,10 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from data_pipeline.errors import UserError
 from data_pipeline.settings import AugmentSettings, CorpusSettings, FrontEndSettings, Settings, Share
@@ -124,12 +124,18 @@ class SweepRange(Settings):
         return self
 
 
+_SweepValues = Annotated[
+    Annotated[list[Any], Tag("list")] | Annotated[SweepRange, Tag("range")],
+    Discriminator(lambda values: "range" if isinstance(values, (dict, SweepRange)) else "list"),
+]
+
+
 class SweepSettings(Settings):
     """Which experiments `sweep` runs: each a training with some settings of its own."""
 
     trials: Annotated[int, Field(ge=1)] | None = None
     """So many are drawn at random; null: the whole grid, for which each setting has a list of values."""
-    settings: dict[str, list[Any] | SweepRange]
+    settings: dict[str, _SweepValues]
     """Key such as model.units -> a list of values, or, to draw from, {low: , high: , log: , integer: }."""
 
     @model_validator(mode="after")
@@ -193,6 +199,19 @@ def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> Confi
 def dump_config(config: Config) -> str:
     """The YAML of an experiment with every value spelled out; `load_config` reads it back."""
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def differences(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
+    """Key -> (value before, value now) of the settings that change a training; what it shows doesn't count."""
+    old, new = (_flatten(config.model_dump(mode="json", exclude={"tensorboard", "sweep"})) for config in (before, now))
+    return {key: (old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)}
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def _find(path: str | os.PathLike) -> Path:
@@ -317,10 +336,18 @@ def _valid_names(sections: Iterable[str], name: str) -> str:
     elsewhere = [
         f"{section}.{name}"
         for section, field in Config.model_fields.items()
-        if name in getattr(field.annotation, "model_fields", ())
+        if name in getattr(_settings_class(field.annotation), "model_fields", ())
     ]
     model: type[BaseModel] = Config
     for section in sections:
-        model = model.model_fields[section].annotation
+        field = model.model_fields.get(section)  # none for a key of `sweep.settings`
+        model = _settings_class(field.annotation) if field else model
     near = elsewhere or difflib.get_close_matches(name, model.model_fields, 1)
     return f"the nearest valid name is {near[0]}" if near else f"expected one of: {', '.join(model.model_fields)}"
+
+
+def _settings_class(annotation: Any) -> type[BaseModel] | None:
+    """The class in a section's annotation, also within `| None` or the values of a dict."""
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    return next(filter(None, map(_settings_class, get_args(annotation))), None)

@@ -25,7 +25,7 @@ def report_run(folder: Path) -> dict[str, dict]:
             predictions = predict_split(predict, run.labels, corpus.shards, split, corpus.clip_samples)
             metrics[split] = write_report(predictions, folder / "report" / split)
             log_results(run, split, predictions)
-    log_hparams(folder / "tensorboard" / "kept", run.config, metrics)
+    log_hparams(run, metrics)
     if run.config.tensorboard.embeddings:
         log_embeddings(run, run.config.tensorboard.embeddings)
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tensorboard.plugins import projector
@@ -13,7 +14,7 @@ from tensorboard.plugins.pr_curve import summary as pr_curve
 
 from data_pipeline.dataset import TrainingData, evaluation_batches
 from data_pipeline.files import write_text
-from speech_gru.config import Config, TensorBoardSettings
+from speech_gru.config import TensorBoardSettings
 from speech_gru.devices import peak_memory
 from speech_gru.evaluation import Predictions, confusion_figure, picture, worst_indices
 from speech_gru.loop import Monitor
@@ -176,17 +177,14 @@ def _log_worst(run: Run, split: str, predictions: Predictions, count: int) -> No
             tf.summary.audio(name, clip["audio"][tf.newaxis, :, tf.newaxis], run.config.corpus.sample_rate)
 
 
-def log_hparams(folder: Path, config: Config, metrics: dict[str, dict]) -> None:
+def log_hparams(run: Run, metrics: dict[str, dict]) -> None:
     """Adds the run's settings and final accuracies to the table in which TensorBoard compares runs."""
-    sections = {
-        name: getattr(config, name).model_dump(mode="json") for name in ("front_end", "augment", "model", "training")
-    }
-    settings = {"seed": config.seed}
-    for section, values in sections.items():
-        for name, value in values.items():
+    settings = {"seed": run.config.seed}
+    for section in ("front_end", "augment", "model", "training"):
+        for name, value in getattr(run.config, section).model_dump(mode="json").items():
             settings[f"{section}.{name}"] = value if isinstance(value, (bool, int, float)) else str(value)
-    with _writer(folder):
-        hparams.hparams(settings, trial_id=config.name)
+    with _writer(run.folder / "tensorboard" / "kept"):
+        hparams.hparams(settings, trial_id=run.folder.resolve().name)
         for split, figures in metrics.items():
             tf.summary.scalar(f"final/{split}_accuracy", figures["accuracy"])
 
@@ -194,7 +192,7 @@ def log_hparams(folder: Path, config: Config, metrics: dict[str, dict]) -> None:
 def log_embeddings(run: Run, clips: int) -> None:
     """Adds the pooled encoder outputs of the first validation clips, with word and speaker, to the projector."""
     corpus, model = run.config.corpus, run.recognizer.get_layer("encoder_and_head")
-    encoder = tf.keras.Model(model.input, model.get_layer("head").input)
+    encoder = keras.Model(model.input, model.get_layer("head").input)
     vectors, names = [], ["word\tspeaker"]
     for batch in evaluation_batches(corpus.shards, "validation", corpus.clip_samples, 256):
         vectors.append(encoder(run.front_end(batch["audio"])).numpy())
@@ -202,7 +200,8 @@ def log_embeddings(run: Run, clips: int) -> None:
         names += ["\t".join(part.decode().replace("\t", " ") for part in pair) for pair in said]
         if len(names) > clips:
             break
-    folder, vectors = run.folder / "tensorboard", np.concatenate(vectors)[:clips]
+    # In a folder with events: TensorBoard looks for projector files in no other.
+    folder, vectors = run.folder / "tensorboard" / "kept", np.concatenate(vectors)[:clips]
     write_text(
         folder / "embeddings.tsv", "".join("\t".join(map("{:.5g}".format, row)) + "\n" for row in vectors.tolist())
     )

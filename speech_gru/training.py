@@ -21,7 +21,7 @@ from data_pipeline.front_end import FrontEnd
 from data_pipeline.manifest import count_rows, read_manifest
 from data_pipeline.settings import CorpusSettings
 from speech_gru.checkpoint import list_checkpoints
-from speech_gru.config import Config, dump_config, load_config
+from speech_gru.config import Config, differences, dump_config, load_config
 from speech_gru.devices import choose_strategy, describe_devices, describe_gru, host, policy_for, use_cudnn
 from speech_gru.evaluation import Predictions
 from speech_gru.loop import DivergenceError, Learner, Monitor, Schedule, TrainingLoop
@@ -299,27 +299,16 @@ def _explained(error: DivergenceError, data: TrainingData, folder: Path) -> Dive
 
 def _refuse_other_config(config: Config, folder: Path) -> None:
     stored = folder / "config.yaml"
-    if not stored.is_file():
-        return
-    before, now = (_flatten(one.model_dump(mode="json")) for one in (load_config(stored), config))
-    changed = [f"  {key}: {before.get(key)} there, {now.get(key)} now" for key in now if before.get(key) != now[key]]
-    if changed:
-        listed = "\n".join(changed)
+    if stored.is_file() and (changed := differences(load_config(stored), config)):
+        listed = "".join(f"  {key}: {before} there, {now} now\n" for key, (before, now) in changed.items())
         raise UserError(
-            f"{folder} holds a run with other settings:\n{listed}\nGive another folder with --out, or delete this one"
+            f"{folder} holds a run with other settings:\n{listed}Give another folder with --out, or delete this one"
         )
-
-
-def _flatten(values: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _read_best(file: Path) -> list[np.ndarray]:
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             return list(archive.values())
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{file}, the best weights, can't be read: {error}; delete the run and train again") from error

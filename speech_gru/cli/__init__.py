@@ -14,7 +14,7 @@ from contextlib import suppress
 import typer
 
 from data_pipeline.errors import UserError
-from speech_gru.cli import download, evaluate, export, prepare, recognize, summary, synth, train
+from speech_gru.cli import benchmark, download, evaluate, export, prepare, recognize, summary, sweep, synth, train
 
 app = typer.Typer(
     name="speech-gru",
@@ -24,9 +24,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (download, synth, prepare, train, evaluate, export, recognize, summary):
+for module in (download, synth, prepare, train, sweep, evaluate, export, recognize, summary):
     verb = module.__name__.rpartition(".")[2]
     app.command(verb, no_args_is_help=True)(getattr(module, verb))
+app.add_typer(benchmark.benchmark, name="benchmark")
 
 _UsageError = typer.BadParameter.__base__
 """What Typer raises for a wrong command line: click's class, or its own copy of it, by Typer's version."""
