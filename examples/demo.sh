@@ -20,6 +20,8 @@ experiment() {  # the same settings for both verbs
 }
 
 experiment prepare || [ $? -eq 3 ]  # 3: some clips were set aside, which the command has reported
+# An earlier demo's run would be left as it is; one that was interrupted goes on.
+[ ! -f "$demo/run/model.keras" ] || rm -r "$demo/run"
 experiment train --out "$demo/run"
 say export "$demo/run"
 say evaluate "$demo/run/export/model.tflite"

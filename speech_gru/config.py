@@ -119,6 +119,8 @@ class SweepRange(Settings):
     def _check(self):
         if not self.low < self.high:
             raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
+        if self.integer and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError(f"integer: expected whole numbers, got low {self.low:g} and high {self.high:g}")
         if self.log and (self.low <= 0 or self.integer):
             raise ValueError("log: expected low above 0, and no integer")
         return self

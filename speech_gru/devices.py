@@ -125,7 +125,8 @@ def peak_memory() -> dict[str, float]:
     import resource
     import sys
 
-    used = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)}
+    unit = 1 if sys.platform == "darwin" else 1024
+    used = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6}
     if tf.config.list_logical_devices("GPU"):
         used["gpu"] = tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6
     return used

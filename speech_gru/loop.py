@@ -89,8 +89,11 @@ class Monitor:
     def begin(self, step: int) -> None:
         """Training starts, after so many steps of earlier processes."""
 
+    def before_step(self, step: int) -> None:
+        """Step `step`, counted from 1, is about to begin."""
+
     def step(self, step: int, told: dict[str, float]) -> None:
-        """Step `step`, counted from 1, is done; `told` as of speech_gru.step.build_step."""
+        """Step `step` is done, and the next one may have begun; `told` as of speech_gru.step.build_step."""
 
     def epoch(self, epoch: int, figures: dict[str, float], predictions: Predictions) -> None:
         """An epoch, counted from 1, is done. See TrainingLoop for the figures; the predictions are of validation."""
@@ -195,6 +198,8 @@ class TrainingLoop:
             asked = time.perf_counter()
             batch = next(iterator)
             waiting += time.perf_counter() - asked
+            for monitor in self.monitors:
+                monitor.before_step(progress.step + 1)
             outputs = self.learner.step(batch)
             progress.step += 1
             # Looked at once the next step is under way, so that a GPU needn't wait for the host.

@@ -54,10 +54,16 @@ class TensorBoard(Monitor):
             if self.settings.graph:
                 with self._train.as_default(step=0):
                     tf.summary.graph(self.graph())
-        self._profile(step)
+
+    def before_step(self, step):
+        first, last = self.settings.profile_steps or (0, -1)
+        if not self._is_profiling and first <= step <= last:
+            tf.profiler.experimental.start(str(self.folder / TRAIN))
+            self._is_profiling = True
+        elif step > last:
+            self._stop_profiling()
 
     def step(self, step, told):
-        self._profile(step)
         if step % self.settings.scalar_steps:
             return
         with self._train.as_default(step=step):
@@ -86,19 +92,12 @@ class TensorBoard(Monitor):
         self._validation.flush()
 
     def end(self):
-        if self._is_profiling:
-            tf.profiler.experimental.stop()
-            self._is_profiling = False
+        self._stop_profiling()
         self._train.close()
         self._validation.close()
 
-    def _profile(self, step: int) -> None:
-        """Called with the steps done: the trace starts before its first step."""
-        first, last = self.settings.profile_steps or (0, -1)
-        if not self._is_profiling and first - 1 <= step < last:
-            tf.profiler.experimental.start(str(self.folder / TRAIN))
-            self._is_profiling = True
-        elif self._is_profiling and step >= last:
+    def _stop_profiling(self) -> None:
+        if self._is_profiling:
             tf.profiler.experimental.stop()
             self._is_profiling = False
 
@@ -184,7 +183,7 @@ def log_hparams(run: Run, metrics: dict[str, dict]) -> None:
         for name, value in getattr(run.config, section).model_dump(mode="json").items():
             settings[f"{section}.{name}"] = value if isinstance(value, (bool, int, float)) else str(value)
     with _writer(run.folder / "tensorboard" / "kept"):
-        hparams.hparams(settings, trial_id=run.folder.resolve().name)
+        hparams.hparams(settings, trial_id="/".join(run.folder.resolve().parts[-2:]))
         for split, figures in metrics.items():
             tf.summary.scalar(f"final/{split}_accuracy", figures["accuracy"])
 

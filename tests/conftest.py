@@ -89,7 +89,7 @@ def tiny_run(tiny_config, tmp_path_factory) -> Path:
     from speech_gru.training import plan_training, train
 
     folder = tmp_path_factory.mktemp("tiny_run") / "run"
-    train(tiny_config, plan_training(tiny_config), folder, verbose=0)
+    train(tiny_config, plan_training(tiny_config), folder, report=lambda line: None)
     return folder
 
 

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from data_pipeline.augmentation import (
     BackgroundNoise,
-    Equalizer,
     FreshSilence,
     Gain,
+    Microphone,
     Mixup,
     SpecAugment,
     Speed,
@@ -44,11 +44,17 @@ def power(audio: np.ndarray) -> np.ndarray:
     return np.mean(np.square(audio, dtype=np.float64), axis=-1)
 
 
+def quiet() -> np.ndarray:
+    """Recorded noise, int16."""
+    return (random_clips(1, 50000)[0] * 3000).astype(np.int16)
+
+
 WAVEFORM_LAYERS = {
     "time shift": lambda: TimeShift(1600),
     "gain": lambda: Gain(-10, 6),
     "speed": lambda: Speed(0.9, 1.1),
-    "equalizer": lambda: Equalizer(20),
+    "microphone": lambda: Microphone(0.7, np.arange(8000.0)),  # as many bins as the clips have samples
+    "fresh silence": lambda: lambda audio, seed: FreshSilence(quiet())(audio, seed, tf.ones(tf.shape(audio)[0], bool)),
     "noise": lambda: BackgroundNoise(random_clips(1, 50000)[0], 0.7, 0, 25),
     "all": lambda: build_waveform_augmentation(AugmentSettings(), RATE, random_clips(1, 50000)[0]),
 }
@@ -361,34 +367,78 @@ def test_speech_stays_speech(shared_data):
 
 def test_fresh_silence_replaces_the_silent_clips_alone_by_recorded_and_generated_noise():
     noise = np.where(np.arange(80000) % 2, 8000, -8000).astype(np.int16)  # a tone at the Nyquist frequency
-    audio = random_clips(64)
-    silent = np.arange(64) % 2 == 0
+    audio = random_clips(400)
+    silent = np.arange(400) % 2 == 0
     heard = FreshSilence(noise)(audio, seeded(3, 4), tf.constant(silent)).numpy()
     np.testing.assert_array_equal(heard[~silent], audio[~silent])
-    recorded = np.isclose(np.abs(heard[silent]), 8000 / 32768).all(axis=1)
-    assert 8 <= recorded.sum() <= 24  # of 32, half expected
-    generated = heard[silent][~recorded]
-    assert (power(generated) > 1e-5).all()
-    spectrum = np.abs(np.fft.rfft(generated)) ** 2
-    tilt = np.log10(spectrum[:, 50:400].mean(axis=1) / spectrum[:, 4000:7000].mean(axis=1))
+    spectrum = np.abs(np.fft.rfft(heard[silent])) ** 2
+    is_recorded = spectrum[:, -1] > 0.9 * spectrum.sum(axis=1)
+    assert is_recorded.mean() == pytest.approx(0.5, abs=0.1)
+    generated = spectrum[~is_recorded]
+    tilt = np.log10(generated[:, 50:400].mean(axis=1) / generated[:, 4000:7000].mean(axis=1))
     assert tilt.min() < 1  # white, or nearly
     assert tilt.max() > 2  # brown or beyond
     again = FreshSilence(noise)(audio, seeded(3, 4), tf.constant(silent)).numpy()
     np.testing.assert_array_equal(again, heard)
 
 
-def test_the_equalizer_tilts_the_spectrum_of_each_clip_and_leaves_it_in_its_place():
-    audio = random_clips(64)
-    heard = Equalizer(20)(audio, seeded(5, 6)).numpy()
-    bands = [slice(500, 1500), slice(6500, 7500)]
-    before, after = (np.abs(np.fft.rfft(clips)) ** 2 for clips in (audio, heard))
-    low, high = (10 * np.log10(after[:, band].mean(axis=1) / before[:, band].mean(axis=1)) for band in bands)
-    tilt = high - low
-    assert tilt.min() < -8
-    assert tilt.max() > 8
-    assert np.abs(tilt).max() < 30
-    np.testing.assert_allclose(10 * np.log10(power(heard).mean() / power(audio).mean()), 0, atol=1.5)
-    click = np.zeros((8, 400), np.float32)
-    click[:, 200] = 1
-    middle = np.abs(Equalizer(20)(click, seeded(5, 6)).numpy()).argmax(axis=1)
-    np.testing.assert_array_equal(middle, 200)
+def test_fresh_silence_is_up_to_40_decibels_quieter_than_what_it_is_cut_from():
+    noise = np.where(np.arange(80000) % 2, 8000, -8000).astype(np.int16)
+    heard = FreshSilence(noise)(random_clips(600, 1600), seeded(3, 4), tf.ones(600, bool)).numpy()
+    peak = np.abs(heard).max(axis=1)
+    is_recorded = np.isclose(np.abs(heard), peak[:, None]).all(axis=1)  # the tone, at some level
+    recorded = 20 * np.log10(peak[is_recorded] / (8000 / 32768))
+    assert -40.01 <= recorded.min() < -39
+    assert -1 < recorded.max() <= 0.01
+    assert recorded.mean() == pytest.approx(-20, abs=2.5)
+    generated = 10 * np.log10(power(heard[~is_recorded]))  # made with -30 dB, more or less in a short cut
+    assert -80 < generated.min() < -65
+    assert -35 < generated.max() < -20
+    assert generated.mean() == pytest.approx(-51, abs=3)
+
+
+def responses(probability: float, hz: np.ndarray, clips: int, *seed: int) -> np.ndarray:
+    return np.array(Microphone(probability, hz)(np.zeros((clips, 1), np.float32), seeded(*seed)))
+
+
+@pytest.mark.parametrize("probability", [0, 0.4, 1])
+def test_microphones_are_responses_of_one_to_the_clips_that_are_not_chosen(probability):
+    found = responses(probability, np.linspace(0, 8000, 257), 2000)
+    assert (found.shape, found.dtype) == ((2000, 257), np.float32)
+    assert (found != 1).any(axis=1).mean() == pytest.approx(probability, abs=0.03)
+
+
+def test_a_microphone_tilts_by_up_to_10_decibels_and_falls_above_its_cutoff_to_a_floor():
+    hz = np.linspace(0, 8000, 2049)
+    decibels = 10 * np.log10(responses(1, hz, 1000).astype(np.float64))
+    tilt = decibels[:, 128] * 16  # from 500 Hz, below any cutoff, to 8 kHz
+    assert -10.001 <= tilt.min() < -9.8
+    assert 9.8 < tilt.max() <= 10.001
+    assert tilt.mean() == pytest.approx(0, abs=0.6)
+    straight = tilt[:, None] * hz / 8000
+    np.testing.assert_allclose(decibels[:, :129], straight[:, :129], atol=1e-4)
+    assert decibels.min() == pytest.approx(-50, abs=1e-3)
+
+    octaves, falls, cutoffs = np.log2(np.maximum(hz, 1) / 500), [], []
+    for line, fallen in zip(decibels, straight - decibels, strict=True):
+        falling = (fallen > 0.1) & (line > -49.9)
+        if falling.sum() < 4:  # a cutoff just below 8 kHz
+            cutoffs.append(8000)
+            continue
+        fall, offset = np.polyfit(octaves[falling], fallen[falling], 1)
+        expected = np.maximum(straight[len(cutoffs)] - np.maximum(0, fall * octaves + offset), -50)
+        np.testing.assert_allclose(line, expected, atol=0.05)
+        falls.append(fall)
+        cutoffs.append(500 * 2 ** (-offset / fall))
+    assert 11.9 < min(falls) < 14
+    assert 94 < max(falls) < 96.1
+    assert 499 < min(cutoffs) < 510
+    assert np.mean(np.array(cutoffs) < 2000) == pytest.approx(0.5, abs=0.05)  # two of four octaves
+
+
+def test_a_microphone_is_heard_whatever_the_sampling_rate():
+    for rate in (8000, 48000):
+        decibels = 10 * np.log10(responses(1, np.linspace(0, rate / 2, 513), 500))
+        assert np.isfinite(decibels).all()
+        assert np.abs(decibels[:, -1]).max() <= 50.01
+        assert (decibels[:, -1] < -11).mean() > 0.5  # further down than by tilting alone

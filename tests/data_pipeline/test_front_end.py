@@ -16,6 +16,7 @@ from ai_edge_litert.interpreter import Interpreter
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from data_pipeline.augmentation import Microphone
 from data_pipeline.errors import UserError
 from data_pipeline.front_end import FrontEnd, mel_matrix
 from data_pipeline.settings import FrontEndSettings
@@ -34,18 +35,20 @@ OTHERS = {
 }
 
 
-def librosa_features(audio: np.ndarray, rate: int, config: FrontEndSettings) -> np.ndarray:
-    """(frames, features) of one clip."""
+def librosa_features(audio: np.ndarray, rate: int, config: FrontEndSettings, response: np.ndarray) -> np.ndarray:
+    """(frames, features) of one clip whose power spectrum is multiplied with `response`."""
     window = round(config.window_ms * rate / 1000)
-    mel = librosa.feature.melspectrogram(
-        y=audio,
-        sr=rate,
+    spectrum = librosa.stft(
+        audio,
         n_fft=config.fft_size or 2 ** int(np.ceil(np.log2(window))),
         hop_length=round(config.hop_ms * rate / 1000),
         win_length=window,
         window="hann",
         center=False,
-        power=2.0,
+    )
+    mel = librosa.feature.melspectrogram(
+        S=np.abs(spectrum) ** 2 * response[:, None],
+        sr=rate,
         n_mels=config.mel_bins,
         fmin=config.low_hz,
         fmax=config.high_hz,
@@ -59,10 +62,13 @@ def librosa_features(audio: np.ndarray, rate: int, config: FrontEndSettings) -> 
     return np.concatenate([features, *deltas]).T
 
 
-def assert_equals_librosa(audio: np.ndarray, rate: int, **config):
+def assert_equals_librosa(audio: np.ndarray, rate: int, microphone: bool = False, **config):
     config = FrontEndSettings(**config, normalize=False)
-    found = keras.ops.convert_to_numpy(FrontEnd.from_settings(config, rate)(audio))
-    expected = np.stack([librosa_features(clip, rate, config) for clip in audio])
+    front_end = FrontEnd.from_settings(config, rate)
+    response = Microphone(1, front_end.bin_hz)(audio, tf.constant([5, 6])) if microphone else None
+    found = keras.ops.convert_to_numpy(front_end(audio, response))
+    factors = np.ones((len(audio), len(front_end.bin_hz))) if response is None else response.numpy()
+    expected = np.stack([librosa_features(clip, rate, config, own) for clip, own in zip(audio, factors, strict=True)])
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     statics = expected.shape[-1] // (1 + config.deltas)
@@ -94,6 +100,18 @@ def test_equals_librosa_on_noise(noise, config):
 @pytest.mark.parametrize("config", OTHERS.values(), ids=OTHERS)
 def test_equals_librosa_on_speech(speech, config):
     assert_equals_librosa(speech, RATE, **config)
+
+
+@pytest.mark.parametrize("config", OTHERS.values(), ids=OTHERS)
+def test_a_microphone_filters_the_power_spectrum(noise, config):
+    assert_equals_librosa(noise, RATE, microphone=True, **config)
+
+
+@pytest.mark.parametrize(("rate", "config"), [(16000, {}), (44100, {"fft_size": 4096}), (8000, {"window_ms": 20})])
+def test_the_bins_frequencies_are_librosas(rate, config):
+    front_end = FrontEnd(sample_rate=rate, **config)
+    expected = librosa.fft_frequencies(sr=rate, n_fft=front_end.fft_size)
+    np.testing.assert_allclose(front_end.bin_hz, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100])

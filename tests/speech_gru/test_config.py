@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.errors import UserError
 from data_pipeline.settings import normalize_text
-from speech_gru.config import SHIPPED, Config, dump_config, load_config
+from speech_gru.config import SHIPPED, Config, SweepRange, SweepSettings, TensorBoardSettings, dump_config, load_config
 
 BASE = "corpus: {path: clips, shards: shards}\n"
 
@@ -132,6 +132,123 @@ class TestComplaints:
 
     def test_a_huge_value_is_cut_short(self, complaint):
         assert len(complaint(f"model: {{units: [{'1, ' * 10000}1]}}")) < 250
+
+
+class TestTensorBoard:
+    def test_what_costs_time_is_off(self, load):
+        shown = load().tensorboard
+        assert (shown.graph, shown.embeddings, shown.profile_steps) == (False, 0, None)
+
+    def test_values_arrive(self, load):
+        text = "{scalar_steps: 1, image_epochs: 0, augmented_clips: 0, worst_clips: 3, pr_curves: false, graph: true, "
+        found = load(f"tensorboard: {text}embeddings: 500, profile_steps: [2, 2]}}\n").tensorboard
+        assert found == TensorBoardSettings(
+            scalar_steps=1,
+            image_epochs=0,
+            augmented_clips=0,
+            worst_clips=3,
+            pr_curves=False,
+            graph=True,
+            embeddings=500,
+            profile_steps=(2, 2),
+        )
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("scalar_steps: 0", "tensorboard.scalar_steps: expected greater than or equal to 1, got 0"),
+            ("image_epochs: -1", "tensorboard.image_epochs: expected greater than or equal to 0, got -1"),
+            ("worst_clips: many", "tensorboard.worst_clips: expected a valid integer"),
+            ("profile_steps: [0, 2]", "tensorboard.profile_steps.0: expected greater than or equal to 1, got 0"),
+            ("profile_steps: [2]", "tensorboard.profile_steps.1: expected, but missing"),
+            ("profile_steps: 2", "tensorboard.profile_steps: expected a list, got 2"),
+            (
+                "profile_steps: [3, 2]",
+                "tensorboard: profile_steps: expected the first step, then the last, got [3, 2]",
+            ),
+            ("graphs: true", "tensorboard.graphs: no such setting; the nearest valid name is graph"),
+        ],
+    )
+    def test_what_is_not_valid_is_told(self, complaint, text, expected):
+        assert f"mine.yaml: {expected}" in complaint(f"tensorboard: {{{text}}}\n")
+
+
+class TestSweep:
+    def test_without_the_section_there_is_none(self, load):
+        assert load().sweep is None
+        assert load("sweep:\n").sweep is None
+
+    def test_a_grid(self, load):
+        sweep = load("sweep: {settings: {model.units: [64, 128], augment.speed: [null, [0.8, 1.2]]}}\n").sweep
+        assert sweep == SweepSettings(settings={"model.units": [64, 128], "augment.speed": [None, [0.8, 1.2]]})
+        assert sweep.trials is None
+
+    def test_ranges_to_draw_from_beside_lists(self, load):
+        sweep = load(
+            "sweep:\n"
+            "  trials: 20\n"
+            "  settings:\n"
+            "    model.units: {low: 32, high: 256, integer: true}\n"
+            "    training.learning_rate: {low: 1e-4, high: 1e-2, log: true}\n"
+            "    model.pooling: [mean, attention]\n"
+        ).sweep
+        assert sweep.trials == 20
+        assert sweep.settings == {
+            "model.units": SweepRange(low=32, high=256, integer=True),
+            "training.learning_rate": SweepRange(low=1e-4, high=1e-2, log=True),
+            "model.pooling": ["mean", "attention"],
+        }
+
+    def test_it_survives_the_dump(self, load, tmp_path):
+        config = load("sweep: {trials: 2, settings: {model.units: {low: 1, high: 2}, model.layers: [1, 2]}}\n")
+        (tmp_path / "mine.yaml").write_text(dump_config(config), encoding="utf-8")
+        assert load_config(tmp_path / "mine.yaml") == config
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("sweep: 3", "sweep: expected a section (lines of KEY: VALUE below it), got 3"),
+            ("sweep: {trials: 2}", "sweep.settings: expected, but missing"),
+            ("sweep: {trials: 0, settings: {a: [1]}}", "sweep.trials: expected greater than or equal to 1, got 0"),
+            (
+                "sweep: {trails: 3, settings: {a: [1]}}",
+                "sweep.trails: no such setting; the nearest valid name is trials",
+            ),
+            ("trials: 3", "trials: no such setting; the nearest valid name is sweep.trials"),
+            ("sweep: {settings: {}}", "sweep: expected settings with one value or more"),
+            (
+                "sweep: {settings: {model.units: [], model.layers: [1]}}",
+                "sweep: expected settings with one value or more, got none for model.units",
+            ),
+            ("sweep: {settings: {model.units: 3}}", "sweep.settings.model.units.list: expected a valid list, got 3"),
+            (
+                "sweep: {settings: {model.units: {low: 1, high: 2}, model.layers: [1]}}",
+                "sweep: a grid needs lists of values; model.units has a range. Set trials to draw from it",
+            ),
+            (
+                "sweep: {trials: 2, settings: {model.units: {low: 2, high: 2}}}",
+                "sweep.settings.model.units.range: low (2) must be below high (2)",
+            ),
+            (
+                "sweep: {trials: 2, settings: {model.units: {low: 2}}}",
+                "sweep.settings.model.units.range.high: expected, but missing",
+            ),
+            (
+                "sweep: {trials: 2, settings: {model.units: {low: 1, high: 2, whole: true}}}",
+                "sweep.settings.model.units.range.whole: no such setting; expected one of: low, high, log, integer",
+            ),
+            (
+                "sweep: {trials: 2, settings: {model.units: {low: 0, high: 2, log: true}}}",
+                "sweep.settings.model.units.range: log: expected low above 0, and no integer",
+            ),
+            (
+                "sweep: {trials: 2, settings: {model.units: {low: 1, high: 2, log: true, integer: true}}}",
+                "sweep.settings.model.units.range: log: expected low above 0, and no integer",
+            ),
+        ],
+    )
+    def test_what_is_not_valid_is_told(self, complaint, text, expected):
+        assert complaint(text).splitlines() == [f"mine.yaml: {expected}"]
 
 
 class TestYaml:
@@ -317,7 +434,7 @@ def test_no_setting_is_dead():
         path.read_text(encoding="utf-8") for path in sources if path.name not in ("settings.py", "config.py")
     )
     config = Config(name="x", corpus={"path": "a", "shards": "b"})
-    for section in ("corpus", "front_end", "augment", "model", "training"):
+    for section in ("corpus", "front_end", "augment", "model", "training", "tensorboard"):
         for name in getattr(config, section).model_dump():
             if name != "clip_seconds":
                 assert re.search(rf"(settings|config\.\w+|corpus|augment|training|model)\.{name}\b|\"{name}\"", code), (

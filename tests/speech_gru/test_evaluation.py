@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.errors import UserError
-from speech_gru.evaluation import Predictions, confusion_figure, measure, predict_split, worst_clips, write_report
+from speech_gru.evaluation import (
+    Predictions,
+    confusion_figure,
+    measure,
+    picture,
+    predict_split,
+    worst_clips,
+    worst_indices,
+    write_report,
+)
 
 LABELS = ("ja", "nein", "vielleicht")
 
@@ -31,6 +40,19 @@ def wilson(correct: int, clips: int) -> tuple[float, float]:
     centre = (share + z**2 / (2 * clips)) / (1 + z**2 / clips)
     half = z * math.sqrt(share * (1 - share) / clips + z**2 / (4 * clips**2)) / (1 + z**2 / clips)
     return centre - half, centre + half
+
+
+class TestPredictions:
+    def test_guess_accuracy_and_confusions_of_a_hand_made_case(self):
+        made = predictions([0, 0, 1, 2, 2], [0, 1, 1, 0, 2])
+        assert made.guesses.tolist() == [0, 1, 1, 0, 2]
+        assert made.accuracy == 0.6
+        assert made.confusions.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
+
+    def test_labels_that_nobody_said_or_heard_have_rows_and_columns(self):
+        assert predictions([1], [1]).confusions.tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
+        assert predictions([1], [1]).accuracy == 1
+        assert predictions([2], [0]).accuracy == 0
 
 
 class TestMeasure:
@@ -90,6 +112,10 @@ class TestWorstClips:
         found = worst_clips(predictions([0] * 60, [1] * 60))
         assert [path for path, *_ in found] == [f"ja/c{index}.wav" for index in range(50)]
 
+    def test_they_are_the_indices_of_the_wrong_clips(self):
+        assert worst_indices(predictions([0, 1, 2, 0], [1, 1, 0, 2], [0.5, 1.0, 0.99, 0.7])).tolist() == [2, 3, 0]
+        assert worst_indices(predictions([0, 1], [0, 1])).tolist() == []
+
 
 class TestReport:
     def test_the_files_are_what_they_say(self, tmp_path):
@@ -118,7 +144,7 @@ class TestReport:
         assert pixels[0] <= width <= pixels[1]
 
     def test_the_picture_shows_counts_and_shares(self):
-        figure = confusion_figure(predictions([0, 0, 0, 0, 1], [0, 0, 0, 1, 1]))
+        figure = confusion_figure(LABELS, np.array([[3, 1, 0], [0, 1, 0], [0, 0, 0]]))
         axes = figure.axes[0]
         cells = {(text.get_position(), text.get_text(), text.get_color()) for text in axes.texts}
         # Position is (guess, truth); dark cells have white figures.
@@ -127,6 +153,26 @@ class TestReport:
         assert [tick.get_text() for tick in axes.get_yticklabels()] == list(LABELS)
         assert axes.get_title() == "4 of 5 clips right: 80.0%"
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("recognised", "said")
+
+    def test_the_png_is_the_figures_pixels(self, tmp_path):
+        from matplotlib.image import imread
+
+        made = predictions([0, 0, 0, 0, 1], [0, 0, 0, 1, 1])
+        write_report(made, tmp_path)
+        pixels = picture(confusion_figure(LABELS, made.confusions))
+        assert (pixels.dtype, pixels.shape[2]) == (np.uint8, 4)
+        np.testing.assert_array_equal(np.round(imread(tmp_path / "confusion.png") * 255), pixels)
+
+    def test_a_picture_is_what_was_drawn(self):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(3, 2), dpi=50, facecolor=(1, 0, 0))
+        assert picture(figure).shape == (100, 150, 4)
+        assert (picture(figure) == [255, 0, 0, 255]).all()
+
+    def test_no_clips_no_division_by_zero(self):
+        figure = confusion_figure(LABELS, np.zeros((3, 3), int))
+        assert figure.axes[0].get_title() == "0 of 0 clips right: 0.0%"
 
     def test_no_report_where_nothing_can_be_written(self, tmp_path):
         (tmp_path / "file").write_text("")

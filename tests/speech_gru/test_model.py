@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from data_pipeline.errors import UserError
 from data_pipeline.front_end import FrontEnd
@@ -104,6 +105,84 @@ def test_the_convolution_is_its_equation(bidirectional, before):
     np.testing.assert_allclose(relu(batch()), expected, rtol=1e-3, atol=1e-4)
 
 
+def convolved(inputs: np.ndarray, model: keras.Model, index: int, bidirectional: bool) -> np.ndarray:
+    """relu(batch_norm(convolution)) with a stride of 1, from the equation and the model's weights."""
+    kernel = model.get_layer(f"convolution_{index}").get_weights()[0]
+    before = (len(kernel) - 1) // 2 if bidirectional else len(kernel) - 1
+    padded = np.pad(inputs, ((0, 0), (before, len(kernel) - 1 - before), (0, 0)))
+    summed = sum(padded[:, tap : tap + inputs.shape[1]] @ kernel[tap] for tap in range(len(kernel)))
+    scale, offset, mean, variance = model.get_layer(f"batch_norm_{index}").get_weights()
+    return np.maximum(0, (summed - mean) / np.sqrt(variance + 1e-3) * scale + offset)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_each_convolution_after_the_first_adds_to_what_it_is_given(bidirectional):
+    settings = {"convolution_filters": 7, "convolution_layers": 3, "convolution_kernel": 3, "dropout": 0.1}
+    model = build(bidirectional=bidirectional, pooling="mean", **settings)
+    expected = convolved(batch(), model, 0, bidirectional)
+    for index in (1, 2):
+        expected = convolved(expected, model, index, bidirectional) + expected
+        found = keras.Model(model.input, model.get_layer(f"sum_{index}").output)(batch())
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    pooled = pool(encode(expected, model, bidirectional), model, "mean", bidirectional)
+    kernel, bias = model.get_layer("head").get_weights()
+    np.testing.assert_allclose(model(batch()), pooled @ kernel + bias, rtol=1e-3, atol=1e-3)
+
+
+def test_the_first_convolution_alone_takes_several_frames_a_step():
+    model = build(convolution_filters=7, convolution_layers=3, subsampling=2)
+    strides = [model.get_layer(f"convolution_{index}").strides for index in range(3)]
+    assert strides == [(2,), (1,), (1,)]
+
+
+@pytest.mark.parametrize("settings", [{}, {"bidirectional": False, "pooling": "last"}, {"convolution_filters": 4}])
+def test_unrolled_it_gives_the_same_logits(settings):
+    settings = ModelSettings(**{"units": 4, "layers": 2, **settings})
+    loop, unrolled = (build_model(settings, FRAMES, FEATURES, LABELS, unroll=unroll) for unroll in (False, True))
+    unrolled.set_weights(loop.get_weights())
+    np.testing.assert_allclose(unrolled(batch()), loop(batch()), rtol=1e-4, atol=1e-5)
+    operators = [
+        {operator.type for operator in tf.function(model).get_concrete_function(batch()).graph.get_operations()}
+        for model in (loop, unrolled)
+    ]
+    assert ["While" in found or "StatelessWhile" in found for found in operators] == [True, False]
+
+
+def gru_layers(model: keras.Model) -> list[keras.layers.GRU]:
+    """Those of both directions."""
+    layers = []
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Bidirectional):
+            layers += [layer.forward_layer, layer.backward_layer]
+        elif isinstance(layer, keras.layers.GRU):
+            layers.append(layer)
+    return layers
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cudnn", [True, False, "auto"])
+def test_cudnn_is_asked_of_each_gru(cudnn, bidirectional):
+    settings = ModelSettings(units=4, layers=2, bidirectional=bidirectional)
+    layers = gru_layers(build_model(settings, FRAMES, FEATURES, LABELS, cudnn=cudnn))
+    assert len(layers) == (4 if bidirectional else 2)
+    assert {layer.use_cudnn for layer in layers} == {cudnn}
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
+def test_cudnn_demanded_where_there_is_none_is_an_error():
+    model = build_model(ModelSettings(units=4, layers=1), FRAMES, FEATURES, LABELS, cudnn=True)
+    with pytest.raises(ValueError, match="use_cudnn=True"):
+        model(batch())
+
+
+@pytest.mark.parametrize("synchronized", [False, True])
+def test_normalisation_over_all_devices_is_asked_of_each_convolution(synchronized):
+    settings = ModelSettings(units=4, convolution_filters=4, convolution_layers=2)
+    model = build_model(settings, FRAMES, FEATURES, LABELS, synchronized=synchronized)
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert [layer.synchronized for layer in norms] == [synchronized] * 2
+
+
 @pytest.mark.parametrize(
     ("settings", "frames", "steps"),
     [
@@ -113,6 +192,7 @@ def test_the_convolution_is_its_equation(bidirectional, before):
         ({"subsampling": 8, "pooling": "mean"}, 8, 1),
         ({"subsampling": 2, "convolution_filters": 3}, 11, 6),
         ({"subsampling": 4, "convolution_filters": 3, "bidirectional": False}, 11, 3),
+        ({"subsampling": 2, "convolution_filters": 3, "convolution_layers": 3}, 11, 6),
         ({"convolution_filters": 3, "convolution_kernel": 99}, 11, 11),
     ],
 )
@@ -135,6 +215,7 @@ def test_a_clip_shorter_than_a_step_is_a_mistake_of_the_settings():
         ({"subsampling": 2}, 3),  # frames 6 and 7
         ({"convolution_filters": 6}, 7),
         ({"convolution_filters": 6, "subsampling": 3}, 3),  # up to frame 9
+        ({"convolution_filters": 6, "convolution_layers": 2}, 7),
     ],
 )
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -162,6 +243,10 @@ def test_without_backward_direction_no_step_sees_the_future(settings, first, bid
         (
             {"bidirectional": False, "pooling": "mean", "convolution_filters": 7, "subsampling": 2},
             6 * 5 * 5 * 7 + 6 * 3 * (7 + 4) * 4 + 4 * 3,
+        ),
+        (  # The second and the third convolution have 7 channels on both sides, and no stride.
+            {"convolution_filters": 7, "convolution_layers": 3, "subsampling": 2, "pooling": "mean"},
+            6 * 5 * (5 + 7 + 7) * 7 + 6 * 2 * 3 * (7 + 4) * 4 + 8 * 3,
         ),
     ],
 )
@@ -226,6 +311,7 @@ def test_it_runs_on_other_backends_without_tensorflow(backend, tmp_path):
     if find_spec(backend) is None:
         pytest.skip(f"needs {backend}, which isn't installed")
     settings = {"layers": 2, "convolution_filters": 6, "subsampling": 2, "convolution_kernel": 3}
+    settings |= {"convolution_layers": 2}
     np.savez(tmp_path / "here.npz", batch(), build(**settings)(batch()), *build(**settings).get_weights())
     code = f"""
 import sys, numpy as np
@@ -253,6 +339,7 @@ def test_every_setting_has_an_effect():
         "bidirectional": False,
         "dropout": 0.3,
         "convolution_filters": 6,
+        "convolution_layers": 2,
         "convolution_kernel": 3,
         "subsampling": 2,
         "pooling": "mean",

@@ -1,13 +1,21 @@
-"""Training: what is planned, minimised, averaged and kept; and that it learns."""
+"""Training: what is planned, learnt and kept; and that nothing that stops a run changes its end."""
 
+import errno
 import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
 import zipfile
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import tensorflow as tf
 
 import speech_gru.training as training
 from data_pipeline.dataset import evaluation_batches, feature_batches
@@ -15,9 +23,10 @@ from data_pipeline.errors import UserError
 from data_pipeline.front_end import FrontEnd
 from data_pipeline.manifest import read_manifest, write_rows
 from data_pipeline.prepare import prepare
-from speech_gru.config import Config, TrainingSettings, load_config
+from speech_gru.config import Config, dump_config, load_config
+from speech_gru.loop import DivergenceError, Interrupted, Monitor
 from speech_gru.run import load_run
-from speech_gru.training import adapted_front_end, class_weights, compile_model, plan_training, train
+from speech_gru.training import adapted_front_end, fingerprint, plan_training, train, training_data
 
 
 def changed(config: Config, section: str, **values) -> Config:
@@ -27,43 +36,59 @@ def changed(config: Config, section: str, **values) -> Config:
 
 @pytest.fixture(scope="module")
 def light_config(tiny_config) -> Config:
-    """The tiny experiment with a model that TensorFlow has soon compiled."""
-    return changed(tiny_config, "model", units=5, layers=1, bidirectional=False, pooling="last", dropout=0)
+    """The tiny experiment in two short epochs, with a model that TensorFlow has soon compiled."""
+    light = changed(tiny_config, "model", units=5, layers=1, bidirectional=False, pooling="last", dropout=0.3)
+    light = changed(light, "training", epochs=2, warmup_epochs=0.5, ema=0.6, checkpoint_steps=3, patience=5)
+    return changed(light, "tensorboard", image_epochs=0, augmented_clips=0, pr_curves=False)
+
+
+def run(config: Config, folder, *monitors: Monitor, said: list[str] | None = None):
+    report = [].append if said is None else said.append
+    return train(config, plan_training(config), folder, monitors=monitors, report=report)
 
 
 def trained_weights(folder) -> list[np.ndarray]:
     return load_run(folder).recognizer.get_layer("encoder_and_head").get_weights()
 
 
-class Recorder(keras.callbacks.Callback):
-    """Keeps the weights as the optimiser left them, step by step, and as they are at the epochs' ends."""
-
-    def __init__(self):
-        super().__init__()
-        self.steps, self.epoch_starts, self.epoch_ends = [], [], []
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch_starts.append((len(self.steps), self.model.get_weights()))
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.steps.append(self.model.get_weights())
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.epoch_ends.append(self.model.get_weights())
+def assert_same_weights(folder, other) -> None:
+    """All bits."""
+    for one, two in zip(trained_weights(folder), trained_weights(other), strict=True):
+        assert one.tobytes() == two.tobytes()
 
 
-@pytest.fixture
-def with_callbacks(monkeypatch):
-    """A function that lets callbacks watch `train`, behind its own, or in front of them."""
-    own = training._callbacks
+class At(Monitor):
+    """Calls a function with the step once step `at` is told of."""
 
-    def watch(*callbacks, first: bool = False) -> None:
-        def both(*args):
-            return [*callbacks, *own(*args)] if first else [*own(*args), *callbacks]
+    def __init__(self, at: int, action):
+        self.at, self.action = at, action
 
-        monkeypatch.setattr(training, "_callbacks", both)
+    def step(self, step, told):
+        if step == self.at:
+            self.action(step)
 
-    return watch
+
+class KilledError(Exception):
+    """Stands for the end of a process: nobody handles it."""
+
+
+def kill(step: int) -> None:
+    raise KilledError
+
+
+def terminate(step: int) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def interrupt(step: int) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(light_config, tmp_path_factory):
+    """Folder and figures of the light experiment, trained without a stop."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    return folder, run(light_config, folder)
 
 
 class TestLearning:
@@ -86,213 +111,297 @@ class TestLearning:
             *("tief", "mittel", "höher", "_unknown_", "_silence_")
         ]
         assert not list(tiny_run.glob("*.tmp")) + list(tiny_run.glob(".*"))
+        assert [path.name for path in (tiny_run / "checkpoints").iterdir()] == ["best.npz"]  # the states are done with
 
     def test_the_model_file_holds_no_optimiser(self, tiny_run):
         arrays = sum(weight.nbytes for weight in load_run(tiny_run).recognizer.get_weights())
         with zipfile.ZipFile(tiny_run / "model.keras") as archive:
             assert archive.getinfo("model.weights.h5").file_size < arrays + 80_000
 
-    def test_the_same_seed_gives_the_same_weights(self, tiny_run, tiny_config, tmp_path):
-        train(tiny_config, plan_training(tiny_config), tmp_path / "again", verbose=0)
-        for first, second in zip(trained_weights(tiny_run), trained_weights(tmp_path / "again"), strict=True):
-            np.testing.assert_array_equal(first, second)
+    def test_the_same_seed_gives_the_same_weights_and_another_others(self, light_config, undisturbed, tmp_path):
+        folder, history = undisturbed
+        assert run(light_config, tmp_path / "again") == history
+        assert_same_weights(tmp_path / "again", folder)
+        other = light_config.model_copy(update={"seed": 2})
+        assert run(other, tmp_path / "other")[0]["loss"] != history[0]["loss"]
 
-    def test_in_half_precision_with_loss_scaling_and_averages(self, light_config, tmp_path, with_callbacks):
-        recorder = Recorder()
-        with_callbacks(recorder)
-        config = changed(light_config, "training", epochs=1, warmup_epochs=0, precision="float16")
+    def test_on_a_gpu_operators_are_deterministic_if_asked_for(self, light_config, tmp_path, monkeypatch):
+        asked = []
+        monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: asked.append(True))
+        for deterministic in (False, True):
+            config = changed(light_config, "training", deterministic=deterministic)
+            with pytest.raises(KilledError):
+                run(config, tmp_path / str(deterministic), At(1, kill))
+            assert bool(asked) == deterministic
+
+    def test_weights_of_the_labels_reach_the_training(self, light_config):
+        config = changed(light_config, "training", class_balance=1)
         plan = plan_training(config)
-        assert plan.policy == "mixed_float16"
-        history = train(config, plan, tmp_path / "run", verbose=0)
-        assert np.isfinite(history.history["loss"]).all()
-        assert keras.config.dtype_policy().name == "float32"
-        for kept, last, average in zip(
-            trained_weights(tmp_path / "run"), recorder.steps[-1], recorder.epoch_ends[-1], strict=True
-        ):
-            np.testing.assert_array_equal(kept, average)
-            assert np.abs(kept - last).max() > 0
+        data = training_data(config, plan, adapted_front_end(config))
+        total = sum(plan.label_clips)
+        assert data.label_weights == pytest.approx([total / 5 / clips for clips in plan.label_clips])
+        assert (data.seed, data.batch_size, data.steps_per_epoch) == (1, 8, 8)
 
 
 class TestWhatIsKept:
-    def average(self, steps: list[list[np.ndarray]], momentum: float) -> list[np.ndarray]:
-        average = steps[0]
-        for weights in steps[1:]:
-            average = [momentum * old + (1 - momentum) * new for old, new in zip(average, weights, strict=True)]
-        return average
+    def test_the_best_epochs_average_is_validated_and_kept(self, light_config, tmp_path, monkeypatch):
+        weights, steps, build = [], 8, training.build_learner
+        learners = []
+        monkeypatch.setattr(training, "build_learner", lambda *given: learners.append(build(*given)) or learners[0])
 
-    def test_the_averages_are_validated_and_kept_and_training_goes_on_without_them(
-        self, light_config, tmp_path, with_callbacks
-    ):
-        recorder = Recorder()
-        with_callbacks(recorder)
-        config = changed(light_config, "training", epochs=2, warmup_epochs=0, ema=0.6)
-        history = train(config, plan_training(config), tmp_path, verbose=0).history["val_accuracy"]
-        best = int(np.argmax(history))
-        steps = recorder.epoch_starts[1][0]
-        expected = self.average(recorder.steps[: steps * (best + 1)], 0.6)
-        for kept, average, raw in zip(trained_weights(tmp_path), expected, recorder.steps[-1], strict=True):
-            np.testing.assert_allclose(kept, average, rtol=1e-3, atol=1e-5)
-            assert np.abs(kept - raw).max() > 1e-3
-        for start, end in zip(recorder.epoch_starts[1][1], recorder.steps[steps - 1], strict=True):
-            np.testing.assert_allclose(start, end, rtol=1e-4, atol=1e-6)
-        assert history[best] == pytest.approx(self.accuracy(config, tmp_path, trained_weights(tmp_path)))
+        class Recorder(Monitor):
+            def before_step(self, step):
+                weights.append(learners[0].model.get_weights())  # as the step before has left them
+
+            def epoch(self, epoch, figures, predictions):
+                if epoch == 3:
+                    weights.append(learners[0].model.get_weights())
+
+        config = changed(light_config, "training", epochs=3)
+        accuracies = [figures["validation_accuracy"] for figures in run(config, tmp_path, Recorder())]
+        best = int(np.argmax(accuracies))
+        weights = weights[1:]
+        average, *rest = weights[: steps * (best + 1)]
+        for step in rest:
+            average = [0.6 * old + 0.4 * new for old, new in zip(average, step, strict=True)]
+        for kept, expected, raw in zip(trained_weights(tmp_path), average, weights[len(rest)], strict=True):
+            np.testing.assert_allclose(kept, expected, rtol=1e-3, atol=1e-5)
+            assert np.abs(kept - raw).max() > 1e-4
+        assert accuracies[best] == pytest.approx(self.accuracy(config, tmp_path))
 
     @staticmethod
-    def accuracy(config, folder, weights) -> float:
+    def accuracy(config, folder) -> float:
         run = load_run(folder)
-        model = run.recognizer.get_layer("encoder_and_head")
-        model.set_weights(weights)
         data = feature_batches(
             config.corpus.shards, "validation", run.labels, run.front_end, clip_samples=4000, batch_size=64
         )
         features, labels = next(data.as_numpy_iterator())
-        return float((model(features).numpy().argmax(axis=1) == labels.argmax(axis=1)).mean())
+        logits = run.recognizer.get_layer("encoder_and_head")(features).numpy()
+        return float((logits.argmax(axis=1) == labels.argmax(axis=1)).mean())
 
-    def test_the_best_epoch_is_kept_and_patience_ends(self, light_config, tmp_path, with_callbacks):
-        claimed = iter([0.3, 0.9, 0.9, 0.8, 1.0])
+    def test_patience_ends_the_training(self, light_config, tmp_path, monkeypatch):
+        claimed = iter([0.3, 0.9, 0.9, 0.8])
+        monkeypatch.setattr(training.Predictions, "accuracy", property(lambda self: next(claimed)))
+        weights = []
 
-        class Claim(keras.callbacks.Callback):
-            def on_epoch_end(self, epoch, logs=None):
-                logs["val_accuracy"] = next(claimed)
+        class Keeper(Monitor):
+            def epoch(self, epoch, figures, predictions):
+                with np.load(tmp_path / "checkpoints" / "best.npz") as best:
+                    weights.append(list(best.values()))
 
-        recorder = Recorder()
-        with_callbacks(Claim(), recorder, first=True)
-        config = changed(light_config, "training", epochs=5, patience=2, ema=None)
-        history = train(config, plan_training(config), tmp_path, verbose=0)
-        assert len(history.epoch) == 4  # two epochs without a better one
-        for kept, second, last in zip(
-            trained_weights(tmp_path), recorder.epoch_ends[1], recorder.epoch_ends[-1], strict=True
-        ):
+        history = run(changed(light_config, "training", epochs=9, patience=2), tmp_path, Keeper())
+        assert [figures["validation_accuracy"] for figures in history] == [0.3, 0.9, 0.9, 0.8]
+        for kept, first, second in zip(trained_weights(tmp_path), *weights[:2], strict=True):
             np.testing.assert_array_equal(kept, second)
-            assert np.abs(kept - last).max() > 0
+            assert np.abs(kept - first).max() > 0
 
 
-def compiled(steps_per_epoch: int = 10, **values) -> keras.Model:
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((6, 4))
-    hidden = keras.layers.Bidirectional(keras.layers.GRU(3, return_sequences=True))(inputs)
-    hidden = keras.layers.BatchNormalization()(keras.layers.Conv1D(5, 2)(hidden))
-    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GRU(2)(hidden)))
-    compile_model(model, TrainingSettings(**{"warmup_epochs": 0, "epochs": 10} | values), steps_per_epoch)
-    return model
+class TestGoingOn:
+    @pytest.mark.parametrize("stops", [[(1, terminate), (9, kill)], [(12, interrupt)]])
+    def test_it_ends_as_if_it_had_never_been_stopped(self, stops, light_config, undisturbed, tmp_path):
+        folder, history = undisturbed
+        said = []
+        for step, action in stops:
+            with pytest.raises((Interrupted, KilledError)):
+                run(light_config, tmp_path / "run", At(step, action))
+            assert not (tmp_path / "run" / "model.keras").exists()
+        assert run(light_config, tmp_path / "run", said=said) == history
+        assert len(said) == 1
+        assert said[0].startswith("going on after step")
+        assert_same_weights(tmp_path / "run", folder)
 
+    def test_in_half_precision_with_loss_scaling(self, light_config, tmp_path):
+        config = changed(light_config, "training", precision="float16")
+        assert plan_training(config).policy == "mixed_float16"
+        history = run(config, tmp_path / "whole")
+        assert np.isfinite([list(figures.values()) for figures in history]).all()
+        assert history[-1]["loss_scale"] == 2**15
+        for step, action in ((2, kill), (11, terminate)):
+            with pytest.raises((Interrupted, KilledError)):
+                run(config, tmp_path / "stopped", At(step, action))
+        assert run(config, tmp_path / "stopped") == history
+        assert_same_weights(tmp_path / "stopped", tmp_path / "whole")
+        assert keras.config.dtype_policy().name == "float32"
 
-def learning_rate(model: keras.Model, step: int) -> float:
-    model.optimizer.iterations.assign(step)
-    return float(model.optimizer.learning_rate)
+    @pytest.mark.parametrize("stage", ["model.keras", "checkpoints"])
+    def test_killed_while_the_model_is_saved(self, stage, light_config, undisturbed, tmp_path, monkeypatch):
+        def save(self, path, *arguments, **keywords):
+            path.write_bytes(b"half")
+            raise KilledError
 
-
-class TestCompileModel:
-    @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
-    def test_the_rate_climbs_to_its_peak_and_falls_as_a_cosine_to_zero(self, optimizer):
-        model = compiled(epochs=10, warmup_epochs=2, learning_rate=0.1, optimizer=optimizer)
-        for step in range(20):
-            assert learning_rate(model, step) == pytest.approx(0.1 * step / 20, abs=1e-7)
-        for step in range(20, 101):
-            expected = 0.1 * (1 + np.cos(np.pi * (step - 20) / 80)) / 2
-            assert learning_rate(model, step) == pytest.approx(expected, abs=1e-7)
-        assert learning_rate(model, 1000) == pytest.approx(0, abs=1e-7)
-
-    @pytest.mark.parametrize(
-        ("values", "steps", "rates"),
-        [
-            ({"warmup_epochs": 0, "epochs": 2}, 10, {0: 0.1, 10: 0.05, 20: 0}),
-            ({"warmup_epochs": 0.5, "epochs": 1}, 10, {0: 0, 4: 0.08, 5: 0.1, 10: 0}),
-            ({"warmup_epochs": 0.9, "epochs": 1}, 1, {0: 0, 1: 0.1, 2: 0}),  # all of one step
-        ],
-    )
-    def test_odd_warm_ups(self, values, steps, rates):
-        model = compiled(steps, learning_rate=0.1, **values)
-        assert {step: learning_rate(model, step) for step in rates} == pytest.approx(rates, abs=1e-7)
-
-    def test_decay_shrinks_matrices_alone(self):
-        model = compiled(learning_rate=0.1, weight_decay=0.5, ema=None)
-        model.set_weights([np.ones_like(weight) for weight in model.get_weights()])
-        model.optimizer.apply([keras.ops.zeros(v.shape) for v in model.trainable_variables], model.trainable_variables)
-        shrunk = {variable.path: variable.numpy().ravel()[0] for variable in model.trainable_variables}
-        matrices = {path: value for path, value in shrunk.items() if path.endswith("kernel")}
-        assert len(matrices) == 8
-        assert set(matrices.values()) == {np.float32(1 - 0.1 * 0.5)}
-        others = {path: value for path, value in shrunk.items() if path not in matrices}
-        assert {path.rpartition("/")[2] for path in others} == {"bias", "gamma", "beta"}
-        assert set(others.values()) == {1.0}
-
-    @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-    def test_the_others_do_not_decay(self, optimizer):
-        model = compiled(optimizer=optimizer, weight_decay=0.5, ema=None)
-        before = model.get_weights()
-        model.optimizer.apply([keras.ops.zeros(v.shape) for v in model.trainable_variables], model.trainable_variables)
-        for old, new in zip(before, model.get_weights(), strict=True):
-            np.testing.assert_array_equal(old, new)
-
-    @pytest.mark.parametrize(("clip_norm", "norm"), [(2.0, 2.0), (1000.0, 300.0), (None, 300.0)])
-    def test_the_gradient_is_clipped_by_its_norm_over_all_weights(self, clip_norm, norm):
-        model = compiled(optimizer="sgd", learning_rate=0.01, clip_norm=clip_norm, ema=None)
-        rng, before = np.random.default_rng(0), model.get_weights()
-        gradients = [rng.normal(0, 1, variable.shape).astype(np.float32) for variable in model.trainable_variables]
-        length = np.sqrt(sum(np.square(gradient).sum() for gradient in gradients))
-        gradients = [gradient * 300 / length for gradient in gradients]
-        model.optimizer.apply([keras.ops.convert_to_tensor(one) for one in gradients], model.trainable_variables)
-        moved = [new - old for old, new in zip(before, model.get_weights(), strict=True)]
-        # The first step of Nesterov's momentum 0.9 is 1.9 times that of plain descent.
-        assert np.sqrt(sum(np.square(one).sum() for one in moved)) == pytest.approx(0.01 * 1.9 * norm, rel=1e-3)
-
-    @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
-    def test_the_loss_is_cross_entropy_with_smoothed_labels(self, smoothing):
-        logits = np.array([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]], np.float32)
-        truth = np.array([[1, 0, 0], [0, 0, 1]], np.float32)
-        log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        expected = -((truth * (1 - smoothing) + smoothing / 3) * log_probabilities).sum(axis=1).mean()
-        loss = compiled(label_smoothing=smoothing).loss(truth, logits)
-        assert float(loss) == pytest.approx(expected, rel=1e-5)
-
-    def test_each_optimiser_is_what_it_is_called(self):
-        kinds = {"adamw": keras.optimizers.AdamW, "adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
-        for name, kind in kinds.items():
-            optimizer = compiled(optimizer=name, ema=0.7).optimizer
-            assert type(optimizer) is kind
-            assert (optimizer.use_ema, optimizer.ema_momentum) == (True, 0.7)
-            assert not compiled(optimizer=name, ema=None).optimizer.use_ema
-
-    @pytest.mark.parametrize(
-        ("ema", "epochs", "steps", "momentum"), [(0.999, 100, 100, 0.999), (0.999, 10, 10, 0.95), (0.9, 1, 4, 0.0)]
-    )
-    def test_a_short_run_still_forgets_its_first_weights(self, ema, epochs, steps, momentum):
-        model = compiled(steps, epochs=epochs, ema=ema)
-        assert model.optimizer.ema_momentum == pytest.approx(momentum)
-        assert momentum ** (epochs * steps) < 0.01
-
-
-class TestClassWeights:
-    def test_by_hand(self):
-        assert class_weights((10, 30), 0.0) is None
-        assert class_weights((10, 30), 1.0) == pytest.approx({0: 2.0, 1: 2 / 3})
-        # 4 ** -0.5 = 1/2 and 16 ** -0.5 = 1/4: a mean of (4 / 2 + 16 / 4) / 20 = 0.3.
-        assert class_weights((4, 16), 0.5) == pytest.approx({0: 0.5 / 0.3, 1: 0.25 / 0.3})
-
-    @settings(max_examples=30, deadline=None)
-    @given(st.lists(st.integers(0, 5000), min_size=2, max_size=9).filter(any), st.floats(0.01, 1))
-    def test_the_mean_over_the_clips_is_one(self, counts, balance):
-        weights = class_weights(tuple(counts), balance)
-        assert sum(weights[index] * count for index, count in enumerate(counts)) == pytest.approx(sum(counts))
-        assert all(np.isfinite(weight) and weight >= 0 for weight in weights.values())
-
-    def test_they_reach_the_training(self, tiny_config, tmp_path, monkeypatch):
-        given = {}
-
-        def fit(self, *args, **kwargs):
-            given.update(kwargs)
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(keras.Model, "fit", fit)
-        config = changed(tiny_config, "training", class_balance=1)
-        plan = plan_training(config)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, plan, tmp_path / "run")
-        total = sum(plan.label_clips)
-        assert given["class_weight"] == pytest.approx(
-            {index: total / 5 / clips for index, clips in enumerate(plan.label_clips)}
+        with monkeypatch.context() as patch:
+            if stage == "model.keras":
+                patch.setattr(keras.Model, "save", save)
+            else:
+                patch.setattr(training, "list_checkpoints", kill)
+            with pytest.raises(KilledError):
+                run(light_config, tmp_path)
+        found = {path.name for path in tmp_path.iterdir()}
+        assert found - {"model.keras"} == {"config.yaml", "labels.txt", "checkpoints", "tensorboard"}
+        assert ("model.keras" in found) == (stage == "checkpoints")
+        said, expected = [], undisturbed[1] if stage == "model.keras" else None
+        assert run(light_config, tmp_path, said=said) == expected
+        assert said[0].startswith(
+            "going on after step 16 of 16" if stage == "model.keras" else f"{tmp_path}: the run is finished"
         )
+        assert_same_weights(tmp_path, undisturbed[0])
+
+    def test_a_process_that_was_killed(self, light_config, tmp_path):
+        """The kill comes at a moment of its own each time: the end must always be the same."""
+        config = changed(light_config, "training", epochs=40, checkpoint_steps=1)
+        file = tmp_path / "tiny.yaml"
+        file.write_text(dump_config(config), encoding="utf-8")
+        command = [sys.executable, "-m", "speech_gru", "train", file, "--out", tmp_path / "killed"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        while process.poll() is None and not list(tmp_path.glob("killed/checkpoints/step-*")):
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.5))
+        process.kill()
+        out, _ = process.communicate()
+        assert process.returncode == -signal.SIGKILL, out
+        said = []
+        history = run(config, tmp_path / "killed", said=said)
+        assert said[0].startswith("going on after step")
+        assert history == run(config, tmp_path / "whole")
+        assert_same_weights(tmp_path / "killed", tmp_path / "whole")
+
+
+def full(*arguments, **keywords):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class TestRunDirectory:
+    def test_where_nothing_can_be_written(self, light_config, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(UserError, match=r"file/run.*can't be written"):
+            run(light_config, tmp_path / "file" / "run")
+
+    def test_a_full_disk(self, light_config, undisturbed, tmp_path, monkeypatch):
+        def fill(step: int) -> None:
+            monkeypatch.setattr(np, "savez", full)
+
+        with pytest.raises(UserError, match=r"step-00000006\.npz can't be written: No space left on device"):
+            run(light_config, tmp_path, At(4, fill))
+        monkeypatch.undo()
+        assert run(light_config, tmp_path) == undisturbed[1]
+        assert_same_weights(tmp_path, undisturbed[0])
+
+    def test_a_finished_run_is_left_alone(self, light_config, undisturbed, tmp_path):
+        folder = shutil.copytree(undisturbed[0], tmp_path / "run")
+        before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+        said = []
+        assert run(light_config, folder, At(1, kill), said=said) is None
+        assert said == [f"{folder}: the run is finished; train into another folder, or delete this one, to train again"]
+        assert before == {
+            path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()
+        }
+
+    @pytest.mark.parametrize("finished", [True, False])
+    def test_a_run_with_other_settings_is_refused(self, finished, light_config, undisturbed, tmp_path):
+        folder = shutil.copytree(undisturbed[0], tmp_path / "run")
+        if not finished:
+            (folder / "model.keras").unlink()
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        other = changed(changed(light_config, "model", units=6), "augment", gain_db=None)
+        with pytest.raises(UserError) as caught:
+            run(other.model_copy(update={"seed": 5}), folder)
+        low, high = light_config.augment.gain_db
+        assert str(caught.value) == (
+            f"{folder} holds a run with other settings:\n  seed: 1 there, 5 now\n"
+            f"  augment.gain_db: [{low}, {high}] there, None now\n  model.units: 5 there, 6 now\n"
+            "Give another folder with --out, or delete this one"
+        )
+        assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def test_what_it_shows_may_change(self, light_config, undisturbed, tmp_path):
+        with pytest.raises(KilledError):
+            run(light_config, tmp_path, At(9, kill))
+        assert run(changed(light_config, "tensorboard", scalar_steps=1), tmp_path) == undisturbed[1]
+
+    def test_other_clips_are_refused(self, light_config, tiny_shards, tmp_path):
+        shards = shutil.copytree(tiny_shards, tmp_path / "shards")
+        config = changed(light_config, "corpus", shards=shards)
+        with pytest.raises(KilledError):
+            run(config, tmp_path / "run", At(4, kill))
+        rows = [row for row in read_manifest(shards) if row.split != "test"]
+        write_rows(shards / "manifest.csv", rows)
+        with pytest.raises(
+            UserError, match=r"began with other data or precision, so it can't go on: data: \w+ then, \w+"
+        ):
+            run(config, tmp_path / "run")
+
+    def test_another_precision_is_refused(self, light_config, tmp_path, monkeypatch):
+        """`auto` means another one on another machine."""
+        config = changed(light_config, "training", precision="auto")
+        with pytest.raises(KilledError):
+            run(config, tmp_path, At(4, kill))
+        monkeypatch.setattr(training, "policy_for", lambda precision: "mixed_bfloat16")
+        with pytest.raises(UserError, match=r"can't go on: precision: float32 then, mixed_bfloat16 now; train into"):
+            run(config, tmp_path)
+
+    def test_best_weights_that_cant_be_read(self, light_config, tmp_path):
+        class Spoiler(Monitor):
+            def epoch(self, epoch, figures, predictions):
+                (tmp_path / "checkpoints" / "best.npz").write_bytes(b"PK")
+
+        with pytest.raises(
+            UserError, match=r"best\.npz, the best weights, can't be read: .*; delete the run and train"
+        ):
+            run(light_config, tmp_path, Spoiler())
+        assert not (tmp_path / "model.keras").exists()
+
+
+class TestFingerprint:
+    def test_it_tells_other_clips_and_other_shards_apart(self, tiny_shards, tmp_path):
+        shards = shutil.copytree(tiny_shards, tmp_path / "shards")
+        first = fingerprint(tiny_shards)
+        assert fingerprint(shards) == first  # wherever they lie
+        manifest = (shards / "manifest.csv").read_bytes()
+        (shards / "manifest.csv").write_bytes(manifest.replace(b"s01", b"s91", 1))
+        assert fingerprint(shards) != first
+        (shards / "manifest.csv").write_bytes(manifest)
+        assert fingerprint(shards) == first
+        shard = next(shards.glob("*.tfrecord"))
+        shard.rename(shard.with_name("train-00099.tfrecord"))
+        assert fingerprint(shards) != first
+
+
+class TestDivergence:
+    def test_the_step_and_its_clips_are_named(self, light_config, undisturbed, tmp_path, monkeypatch):
+        real = training.device_batches
+
+        def spoilt(strategy, data, step):
+            for number, (features, labels, weights) in enumerate(real(strategy, data, step)):
+                clip = tf.one_hot(3, 8)[:, None, None]
+                yield tf.where(clip * float(step + number == 12) > 0, np.nan, features), labels, weights
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "device_batches", spoilt)
+            with pytest.raises(DivergenceError) as caught:
+                run(light_config, tmp_path)
+        plan = plan_training(light_config)
+        clips = training_data(light_config, plan, adapted_front_end(light_config)).clips_of_step(12)
+        assert len(clips) == 8
+        assert (caught.value.step, caught.value.exit_code) == (13, 1)
+        assert str(caught.value) == (
+            "the training diverged at step 13: the loss is nan. The best weights so far are in "
+            f"{tmp_path / 'checkpoints'}, and the last state. Lower training.learning_rate, or look for a bad clip in "
+            f"the step's batch: {', '.join(clips)}"
+        )
+        assert not (tmp_path / "model.keras").exists()
+        with np.load(tmp_path / "checkpoints" / "best.npz") as best:
+            assert all(np.isfinite(weight).all() for weight in best.values())
+        # Once the clip is good again, so is the run.
+        assert run(light_config, tmp_path) == undisturbed[1]
+        assert_same_weights(tmp_path, undisturbed[0])
+
+    def test_far_too_high_a_learning_rate(self, light_config, tmp_path):
+        config = changed(light_config, "training", warmup_epochs=0, learning_rate=1e38)
+        with pytest.raises(
+            DivergenceError, match=r"the training diverged at step 2: the loss is .*\. Lower training\.lear"
+        ):
+            run(config, tmp_path)
+        assert not (tmp_path / "model.keras").exists()
 
 
 class TestFrontEnd:
@@ -321,7 +430,18 @@ class TestPlan:
         grus = 2 * 3 * (20 + 8 + 2) * 8 + 2 * 3 * (16 + 8 + 2) * 8
         assert plan.parameters == grus + (16 * 64 + 64 + 64) + (16 * 5 + 5)
         assert plan.policy == "float32"
-        assert plan.device
+        assert plan.devices.startswith(("CPU", "GPU"))
+        assert plan.gru
+        assert plan.strategy is tf.distribute.get_strategy()
+
+    def test_devices_that_cant_share_a_batch_evenly(self, tiny_config):
+        strategy = SimpleNamespace(num_replicas_in_sync=3)
+        with pytest.raises(
+            UserError, match=r"batch_size is 8, which 3 devices can't share evenly; --set .*batch_size=6$"
+        ):
+            plan_training(tiny_config, strategy)
+        with pytest.raises(UserError, match=r"batch_size=3$"):
+            plan_training(changed(tiny_config, "training", batch_size=2), strategy)
 
     def test_nothing_prepared(self, tiny_config, tmp_path):
         with pytest.raises(UserError, match=r"holds no prepared clips.*speech-gru prepare"):
@@ -367,54 +487,6 @@ class TestPlan:
         prepare(config.corpus)
         with pytest.raises(UserError, match="has the single label 'ja'; there is nothing to tell apart"):
             plan_training(config)
-
-
-class TestRunDirectory:
-    def test_where_nothing_can_be_written(self, tiny_config, tmp_path):
-        (tmp_path / "file").write_text("")
-        with pytest.raises(UserError, match=r"file/run.*can't be written"):
-            train(tiny_config, plan_training(tiny_config), tmp_path / "file" / "run", verbose=0)
-
-    @pytest.mark.parametrize("same", [True, False])
-    def test_an_interrupted_training_leaves_no_model_of_another_config(
-        self, tiny_run, tiny_config, tmp_path, monkeypatch, same
-    ):
-        folder = tmp_path / "run"
-        (folder / "tensorboard" / "train").mkdir(parents=True)
-        (folder / "tensorboard" / "train" / "events.out.tfevents.1.old").write_text("")
-        (folder / "tensorboard" / "notes.txt").write_text("mine")
-        for name in ("config.yaml", "model.keras"):
-            (folder / name).write_bytes((tiny_run / name).read_bytes())
-
-        def fit(self, *args, **kwargs):
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(keras.Model, "fit", fit)
-        config = tiny_config if same else changed(tiny_config, "model", units=9)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, plan_training(config), folder)
-        assert (folder / "model.keras").exists() == same
-        assert not list(folder.rglob("events.out.tfevents.*"))
-        assert (folder / "tensorboard" / "notes.txt").exists()
-
-    def test_an_interruption_while_the_model_is_saved_leaves_no_scraps(self, light_config, tmp_path, monkeypatch):
-        def save(self, path, *args, **kwargs):
-            path.write_bytes(b"half")
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(keras.Model, "save", save)
-        config = changed(light_config, "training", epochs=1, warmup_epochs=0)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, plan_training(config), tmp_path, verbose=0)
-        assert {path.name for path in tmp_path.iterdir()} == {
-            *("config.yaml", "labels.txt", "checkpoints", "tensorboard")
-        }
-
-    def test_a_diverged_training_is_no_finished_run(self, light_config, tmp_path):
-        config = changed(light_config, "training", epochs=1, warmup_epochs=0, learning_rate=1e38)
-        with pytest.raises(UserError, match=r"diverged; lower training\.learning_rate \(1e\+38\)"):
-            train(config, plan_training(config), tmp_path, verbose=0)
-        assert not (tmp_path / "model.keras").exists()
 
 
 def test_settings_json_is_written_as_it_is_checked(tiny_shards):

@@ -1,14 +1,18 @@
 """`prepare` and `train` as commands; the work itself is tested beside what does it."""
 
+import errno
 import os
+import re
 import signal
-import threading
 import time
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 
 from speech_gru.cli import console
+from speech_gru.cli.training_progress import EpochPrinter
+from speech_gru.run import load_run
 
 INTERRUPTED = "speech-gru: interrupted; what was finished is kept, nothing is half-written\n"
 
@@ -89,32 +93,140 @@ def test_train_without_shards(speech_gru, tiny_yaml, shards, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_train(speech_gru, tiny_yaml, tmp_path):
-    settings = ("training.epochs=2", "training.warmup_epochs=0.5")
-    run = tmp_path / "run"
-    outcome = speech_gru("train", tiny_yaml, "--out", run, *(part for one in settings for part in ("--set", one)))
-    assert outcome.code == 0
-    for shown in (" train, ", "2 of 8 steps of 8 clips", "float32", "validation: accuracy", "test: accuracy"):
+LIGHT = (
+    *("training.epochs=2", "training.warmup_epochs=0.5", "training.checkpoint_steps=3"),
+    *("model.units=4", "model.layers=1", "model.pooling=last", "model.bidirectional=false"),
+)
+
+
+@pytest.fixture
+def train(speech_gru, tiny_yaml, tmp_path):
+    """A function that runs `train` with light settings into tmp_path/run."""
+    settings = [argument for setting in LIGHT for argument in ("--set", setting)]
+    return lambda *more: speech_gru("train", tiny_yaml, "--out", tmp_path / "run", *settings, *more)
+
+
+def weights(folder) -> list[bytes]:
+    return [weight.tobytes() for weight in load_run(folder).recognizer.get_layer("encoder_and_head").get_weights()]
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """A function that has another one called once, when a training's progress comes to a step."""
+
+    def arrange(at: int, action) -> None:
+        shown = EpochPrinter.step
+
+        def step(self, number, told):
+            shown(self, number, told)
+            if number == at:
+                monkeypatch.undo()
+                action()
+
+        monkeypatch.setattr(EpochPrinter, "step", step)
+
+    return arrange
+
+
+def test_train(train, tmp_path):
+    run, outcome = tmp_path / "run", train()
+    assert (outcome.code, outcome.err) == (0, "")
+    for shown in (" train, ", "2 of 8 steps of 8 clips", "float32", "CPU", "Keras's loop (no GPU", str(run)):
+        assert shown in outcome.out
+    figures = r"loss \d+\.\d{4}, accuracy \d+\.\d\d%"
+    for epoch in (1, 2):
+        line = rf"^epoch {epoch}/2: {figures}; validation {figures}; [\d,]+ clips/s, \d+% of it waiting for data$"
+        assert len(re.findall(line, outcome.out, re.MULTILINE)) == 1
+    for shown in ("validation: accuracy", "test: accuracy"):
         assert shown in outcome.out
     assert outcome.out.splitlines()[-1].endswith(f"next: speech-gru export {run}")
     for name in ("config.yaml", "labels.txt", "model.keras", "metrics.json", "report/test/confusion.png"):
         assert (run / name).is_file(), name
 
 
-def test_ctrl_c_in_train(speech_gru, tiny_yaml, tmp_path):
+def test_a_finished_run_is_measured_anew_and_left_alone(train, tmp_path):
+    assert train().code == 0
+    model, metrics = (tmp_path / "run" / name for name in ("model.keras", "metrics.json"))
+    before, measured = model.read_bytes(), metrics.read_text(encoding="utf-8")
+    metrics.unlink()
+    outcome = train()
+    assert outcome.code == 0
+    assert "run: the run is finished; train into another folder, or delete this one, to train again" in outcome.out
+    assert "epoch 1/2" not in outcome.out
+    assert (model.read_bytes(), metrics.read_text(encoding="utf-8")) == (before, measured)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_train_goes_on_with_the_same_command(train, at_step, tmp_path, number, code):
+    at_step(10, lambda: os.kill(os.getpid(), number))
+    outcome = train()
+    assert outcome.code == code
+    assert outcome.err == (
+        "\nspeech-gru: stopped after step 11; its state is saved, and the same command goes on from there\n"
+    )
     run = tmp_path / "run"
+    assert not list(run.rglob("*.tmp")) + list(run.rglob(".*.tmp"))
+    assert not (run / "model.keras").exists()
+    again = train()
+    assert (again.code, again.err) == (0, "")
+    assert "going on after step 11 of 16" in again.out
+    assert "epoch 1/2" not in again.out
+    assert "epoch 2/2" in again.out
+    undisturbed = tmp_path / "undisturbed"
+    assert train("--out", undisturbed).code == 0
+    assert weights(run) == weights(undisturbed)
 
-    def interrupt_when_training() -> None:
-        deadline = time.monotonic() + 60
-        while not list(run.glob("tensorboard/**/events*")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt_when_training)
-    thread.start()
-    outcome = speech_gru("train", tiny_yaml, "--out", run, "--set", "training.epochs=5000")
-    thread.join()
-    assert outcome.code == 130
-    assert outcome.err.endswith(INTERRUPTED)
-    assert not list(run.rglob("*.tmp"))
-    assert "model.keras is missing" in speech_gru("evaluate", run).err
+def test_evaluate_of_a_stopped_train(train, speech_gru, at_step, tmp_path):
+    at_step(3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert train().code == 130
+    assert "model.keras is missing" in speech_gru("evaluate", tmp_path / "run").err
+
+
+def test_a_second_ctrl_c_ends_train_at_once(train, at_step):
+    def twice() -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    at_step(10, twice)
+    outcome = train()
+    assert (outcome.code, outcome.err) == (130, "\n" + INTERRUPTED)
+    assert train().code == 0
+
+
+def test_a_train_that_diverges(train, tmp_path):
+    outcome = train("--set", "training.learning_rate=1e38", "--set", "training.warmup_epochs=0")
+    assert outcome.code == 1
+    assert re.match(r"speech-gru: the training diverged at step 2: the loss is .*: \w+/s\d\d\.wav, ", outcome.err)
+    assert "Traceback" not in outcome.err
+    assert not (tmp_path / "run" / "model.keras").exists()
+
+
+def test_train_into_a_run_with_other_settings(train, at_step):
+    at_step(3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert train().code == 130
+    outcome = train("--set", "model.units=5")
+    assert outcome.code == 2
+    assert "run holds a run with other settings:\n  model.units: 4 there, 5 now\nGive another folder" in outcome.err
+
+
+def test_train_on_a_full_disk(train, at_step, monkeypatch):
+    def full(*arguments, **keywords):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    at_step(4, lambda: monkeypatch.setattr(np, "savez", full))
+    outcome = train()
+    assert outcome.code == 2
+    assert re.fullmatch(r"speech-gru: \S+step-00000006\.npz can't be written: No space left on device\n", outcome.err)
+    monkeypatch.undo()
+    again = train()
+    assert again.code == 0
+    assert "going on after step 3 of 16" in again.out
+
+
+def test_hosts_that_are_none(train, tmp_path, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    outcome = train()
+    assert outcome.code == 2
+    assert outcome.err.startswith('speech-gru: TF_CONFIG: expected {"cluster": {"worker": ["HOST:PORT", ...]}')
+    assert not (tmp_path / "run").exists()
