@@ -13,12 +13,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from data_pipeline.corpus import SILENCE, UNKNOWN
 from data_pipeline.dataset import TrainingData, evaluation_batches, feature_batches, read_labels
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_text, written_aside
 from data_pipeline.front_end import FrontEnd
 from data_pipeline.manifest import count_rows, read_manifest
+from data_pipeline.prepare import identity
 from data_pipeline.settings import CorpusSettings
 from speech_gru.checkpoint import list_checkpoints
 from speech_gru.config import Config, differences, dump_config, load_config
@@ -67,7 +67,7 @@ def plan_training(config: Config, strategy: tf.distribute.Strategy | None = None
     strategy = strategy or choose_strategy()
     shards, batch_size = config.corpus.shards, config.training.batch_size
     labels, counts = read_labels(shards), count_rows(read_manifest(shards))
-    _check_prepared(config.corpus, labels)
+    _check_prepared(config.corpus)
     clips = {
         split: sum(count.clips for (s, _), count in counts.items() if s == split)
         for split in ("train", "validation", "test")
@@ -314,18 +314,18 @@ def _read_best(file: Path) -> list[np.ndarray]:
         raise UserError(f"{file}, the best weights, can't be read: {error}; delete the run and train again") from error
 
 
-def _check_prepared(corpus: CorpusSettings, labels: tuple[str, ...]) -> None:
+def _check_prepared(corpus: CorpusSettings) -> None:
     """The run directory mustn't tell of other data than it was trained on."""
+    file = corpus.shards / "corpus.json"
     try:
-        made = json.loads((corpus.shards / "settings.json").read_text(encoding="utf-8"))
-        stale = [name for name in ("sample_rate", "clip_seconds") if made[name] != getattr(corpus, name)]
+        made = json.loads(file.read_text(encoding="utf-8"))
+        changed = [f"corpus.{name}" for name, value in identity(corpus).items() if made[name] != value]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{corpus.shards / 'settings.json'} can't be read; run `speech-gru prepare` again") from error
-    if corpus.words and not set(corpus.words) >= set(labels) - {UNKNOWN, SILENCE}:
-        stale.append("words")
-    if stale:
-        changed = ", ".join(f"corpus.{name}" for name in stale)
-        raise UserError(f"{corpus.shards} was prepared with other settings ({changed}); run `speech-gru prepare` again")
+        raise UserError(f"{file} can't be read; run `speech-gru prepare` again") from error
+    if changed:
+        raise UserError(
+            f"{corpus.shards} was prepared with other settings ({', '.join(changed)}); run `speech-gru prepare` again"
+        )
 
 
 def _build(config: Config, front_end: FrontEnd, labels: int, **arguments) -> keras.Model:

@@ -1,7 +1,6 @@
 """Training: what is planned, learnt and kept; and that nothing that stops a run changes its end."""
 
 import errno
-import json
 import os
 import random
 import shutil
@@ -457,6 +456,9 @@ class TestPlan:
             ("corpus", {"sample_rate": 16000, "clip_seconds": 0.25}, r"corpus\.sample_rate, corpus\.clip_seconds"),
             ("corpus", {"clip_seconds": 1.0}, r"\(corpus\.clip_seconds\)"),
             ("corpus", {"words": ["tief", "mittel"]}, r"\(corpus\.words\)"),
+            ("corpus", {"words": ["tief", "mittel", "höher", "sirene"]}, r"\(corpus\.words\)"),
+            ("corpus", {"unknown_share": 0.1, "silence_share": 0.2}, r"corpus\.unknown_share, corpus\.silence_share"),
+            ("corpus", {"max_seconds": 0.4, "noise": ["more"]}, r"corpus\.noise, corpus\.max_seconds"),
         ],
     )
     def test_settings_changed_since_prepare(self, tiny_config, section, values, named):
@@ -465,7 +467,7 @@ class TestPlan:
 
     @pytest.mark.parametrize("missing", ["train", "validation"])
     def test_a_split_without_clips(self, tiny_config, tiny_shards, tmp_path, missing):
-        for name in ("labels.txt", "settings.json"):
+        for name in ("labels.txt", "corpus.json"):
             (tmp_path / name).write_bytes((tiny_shards / name).read_bytes())
         write_rows(tmp_path / "manifest.csv", (row for row in read_manifest(tiny_shards) if row.split != missing))
         with pytest.raises(UserError, match=f"0 {missing}.*both are needed"):
@@ -476,8 +478,8 @@ class TestPlan:
             (tmp_path / name).write_bytes((tiny_shards / name).read_bytes())
         for content in (None, "", "[]", "{}"):
             if content is not None:
-                (tmp_path / "settings.json").write_text(content)
-            with pytest.raises(UserError, match=r"settings\.json can't be read; run `speech-gru prepare` again"):
+                (tmp_path / "corpus.json").write_text(content)
+            with pytest.raises(UserError, match=r"corpus\.json can't be read; run `speech-gru prepare` again"):
                 plan_training(changed(tiny_config, "corpus", shards=tmp_path))
 
     def test_a_single_label(self, tiny_config, tmp_path, write_clips):
@@ -488,6 +490,5 @@ class TestPlan:
         with pytest.raises(UserError, match="has the single label 'ja'; there is nothing to tell apart"):
             plan_training(config)
 
-
-def test_settings_json_is_written_as_it_is_checked(tiny_shards):
-    assert {"sample_rate", "clip_seconds"} <= set(json.loads((tiny_shards / "settings.json").read_text()))
+    def test_a_corpus_that_was_moved_is_the_same(self, tiny_config):
+        assert plan_training(changed(tiny_config, "corpus", path="elsewhere")).clips["train"] == 71
