@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The exceptions that the command line turns into a message and an exit code."""
 
 
 class UserError(Exception):
@@ -9,3 +9,14 @@ class UserError(Exception):
     """
 
     exit_code = 2
+
+
+class Interrupted(BaseException):
+    """A signal ended work that the same command goes on with; the message says from where.
+
+    No KeyboardInterrupt: Typer would make exit code 130 of that, whatever the signal, and drop the message.
+    """
+
+    def __init__(self, number: int, message: str):
+        super().__init__(message)
+        self.signal = number

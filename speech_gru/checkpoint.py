@@ -84,5 +84,5 @@ def _read(path: Path, variables: Sequence[keras.Variable]) -> tuple[list[np.ndar
 
 
 def _key(index: int, variable: keras.Variable) -> str:
-    """By position: names can repeat, and Keras counts them up with each model that a process builds."""
+    """Position and name: names alone can repeat."""
     return f"{index:04d} {variable.name}"

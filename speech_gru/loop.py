@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import Interrupted, UserError
 from data_pipeline.files import written_aside
 from speech_gru.checkpoint import restore_newest, save_checkpoint
 from speech_gru.devices import broadcast, host, set_variables
@@ -26,16 +26,6 @@ from speech_gru.optimization import averaged_weights
 
 EXPLODED = 1e4
 """A loss above this is no training any more; the logarithm of the number of labels is where one begins."""
-SMALLEST_LOSS_SCALE = 2.0**-10
-"""Keras halves the scale at each step whose gradients aren't finite: so small, no step has done anything for long."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM came; the run's state is saved and the same command goes on from it."""
-
-    def __init__(self, number: int, step: int):
-        super().__init__(f"stopped after step {step}; its state is saved, and the same command goes on from there")
-        self.signal = number
 
 
 class DivergenceError(UserError):
@@ -266,7 +256,10 @@ class TrainingLoop:
 
     def _obey(self, stop: "StopSignal") -> None:
         if stop.number is not None and not self._is_finished():
-            raise Interrupted(stop.number, self.progress.step)
+            raise Interrupted(
+                stop.number,
+                f"stopped after step {self.progress.step}; its state is saved, and the same command goes on from there",
+            )
 
     def _restore(self) -> None:
         """From the chief's newest checkpoint, on all hosts."""
@@ -319,11 +312,10 @@ def refuse_divergence(step: int, told: dict[str, float]) -> None:
     loss, norm, scale = told["loss"], told["gradient_norm"], told["loss_scale"]
     if not math.isfinite(loss) or loss > EXPLODED:
         raise DivergenceError(step, f"the loss is {loss:g}")
-    # With loss scaling Keras leaves out a step whose gradients aren't finite, and lowers the scale.
-    if not math.isfinite(norm) and scale == 1:
+    # With loss scaling Keras leaves out a step whose gradients aren't finite, and halves the scale, at first
+    # 2 ** 15: once that is down to 1, it isn't the scale that is wrong.
+    if not math.isfinite(norm) and scale <= 1:
         raise DivergenceError(step, f"the gradient's norm is {norm:g}")
-    if scale < SMALLEST_LOSS_SCALE:
-        raise DivergenceError(step, f"the gradients aren't finite whatever the loss scale, which is down to {scale:g}")
 
 
 def refuse_other_identity(before: dict, now: dict, folder: Path) -> None:

@@ -160,7 +160,8 @@ def train(
     try:
         history = loop.run()
     except DivergenceError as error:
-        raise _explained(error, data, folder) from error
+        _explain(error, data, loop)
+        raise
     if number == 0:
         kept.set_weights(_read_best(loop.best_file))
         _save(build_recognizer(front_end, kept, config.corpus.clip_samples), folder / "model.keras")
@@ -288,13 +289,13 @@ def _schedule(config: Config, plan: Plan) -> Schedule:
     )
 
 
-def _explained(error: DivergenceError, data: TrainingData, folder: Path) -> DivergenceError:
+def _explain(error: DivergenceError, data: TrainingData, loop: TrainingLoop) -> None:
+    """Adds to the message what a person can do, and with which clips it happened."""
+    kept = f"The weights of the best epoch are in {loop.best_file}. " if loop.best_file.is_file() else ""
     clips = ", ".join(data.clips_of_step(error.step - 1))
     error.args = (
-        f"{error.args[0]}. The best weights so far are in {folder / 'checkpoints'}, and the last state. Lower "
-        f"training.learning_rate, or look for a bad clip in the step's batch: {clips}",
+        f"{error.args[0]}. {kept}Lower training.learning_rate, or look for a bad clip in the step's batch: {clips}",
     )
-    return error
 
 
 def _refuse_other_config(config: Config, folder: Path) -> None:

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import typer
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import Interrupted, UserError
 from speech_gru.cli import benchmark, download, evaluate, export, prepare, recognize, summary, sweep, synth, train
 
 app = typer.Typer(
@@ -42,8 +42,10 @@ def main() -> None:
     said = "interrupted; what was finished is kept, nothing is half-written"
     try:
         code = _run()
-    except KeyboardInterrupt as error:  # `train` tells what it has saved, and which signal came
-        code, said = 128 + getattr(error, "signal", signal.SIGINT), str(error) or said
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    except Interrupted as error:
+        code, said = 128 + error.signal, str(error)
     if code > 128:
         print(f"\nspeech-gru: {said}", file=sys.stderr)
     sys.exit(code)

@@ -473,10 +473,7 @@ class TestDivergence:
             ({"gradient_norm": np.inf}, "the gradient's norm is inf"),
             ({"gradient_norm": np.nan}, "the gradient's norm is nan"),
             ({"loss": np.nan, "loss_scale": 2.0**15}, "the loss is nan"),
-            (
-                {"gradient_norm": np.inf, "loss_scale": 2.0**-11},
-                "the gradients aren't finite whatever the loss scale, which is down to 0.000488281",
-            ),
+            ({"gradient_norm": np.inf, "loss_scale": 0.5}, "the gradient's norm is inf"),
         ],
     )
     def test_what_is_refused(self, told, message):
@@ -493,7 +490,7 @@ class TestDivergence:
             {"loss": 9e3, "gradient_norm": 1e30},
             {"gradient_norm": np.inf, "loss_scale": 2.0**15},
             {"gradient_norm": np.nan, "loss_scale": 2.0},
-            {"loss_scale": 2.0**-9},
+            {"loss_scale": 0.5},
         ],
     )
     def test_what_is_not(self, told):

@@ -383,8 +383,8 @@ class TestDivergence:
         assert len(clips) == 8
         assert (caught.value.step, caught.value.exit_code) == (13, 1)
         assert str(caught.value) == (
-            "the training diverged at step 13: the loss is nan. The best weights so far are in "
-            f"{tmp_path / 'checkpoints'}, and the last state. Lower training.learning_rate, or look for a bad clip in "
+            "the training diverged at step 13: the loss is nan. The weights of the best epoch are in "
+            f"{tmp_path / 'checkpoints' / 'best.npz'}. Lower training.learning_rate, or look for a bad clip in "
             f"the step's batch: {', '.join(clips)}"
         )
         assert not (tmp_path / "model.keras").exists()
