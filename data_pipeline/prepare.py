@@ -90,11 +90,11 @@ def _prepare(settings: CorpusSettings, progress: Progress, for_test: bool) -> Pr
     noise = collect_noise(corpus.noise, settings, corpus.notes)
     with written_aside(folder / "noise.npy") as aside, aside.open("wb") as file:
         np.save(file, noise)
-    write_text(folder / "corpus.json", json.dumps(identity(settings), indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / "corpus.json", json.dumps(corpus_settings(settings), indent=2, ensure_ascii=False) + "\n")
     return _merge(folder, corpus, new, for_test)
 
 
-def identity(settings: CorpusSettings) -> dict:
+def corpus_settings(settings: CorpusSettings) -> dict:
     """All that the prepared clips depend on but where they lie, as in the folder's corpus.json."""
     return settings.model_dump(mode="json", exclude={"path", "shards"})
 

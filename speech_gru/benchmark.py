@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from itertools import repeat
-from statistics import median
 
 from speech_gru.config import Config
 from speech_gru.training import Plan, adapted_front_end, build_learner, device_batches, training_data
@@ -15,8 +14,8 @@ WARM_UP_STEPS = 5
 def benchmark_training(config: Config, plan: Plan, steps: int) -> dict[str, float]:
     """Trains so many steps on one batch, reads so many batches, and trains on so many batches as they come.
 
-    Returns: model_ms, pipeline_ms, together_ms: medians of a step; clips_per_second, of both together; and ratio, of
-        together_ms to the slower of the two: above 1 the model waits for data, or both want the same cores.
+    Returns: model_ms, pipeline_ms, together_ms: of a step, on average; clips_per_second, of both together; and ratio,
+        of together_ms to the slower of the two: above 1 the model waits for data, or both want the same cores.
     """
     front_end = adapted_front_end(config)
     learner, data = build_learner(config, plan, front_end), training_data(config, plan, front_end)
@@ -38,12 +37,10 @@ def benchmark_training(config: Config, plan: Plan, steps: int) -> dict[str, floa
 
 
 def _step_seconds(step, batches: Iterator, steps: int) -> float:
-    """The median, so that a pause of the machine doesn't count."""
+    """The mean: batches come in bursts, so that single steps tell little."""
     for _ in range(WARM_UP_STEPS):
         step(batches)
-    seconds = []
+    start = time.perf_counter()
     for _ in range(steps):
-        start = time.perf_counter()
         step(batches)
-        seconds.append(time.perf_counter() - start)
-    return median(seconds)
+    return (time.perf_counter() - start) / steps

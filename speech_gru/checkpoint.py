@@ -14,6 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from data_pipeline.errors import UserError
 from data_pipeline.files import written_aside
 
 KEPT = 2
@@ -25,7 +26,7 @@ _DAMAGED = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, zi
 
 
 def save_checkpoint(folder: Path, step: int, variables: Sequence[keras.Variable], state: dict) -> Path:
-    """Writes folder/step-N.npz and removes all others but the one before it.
+    """Writes folder/step-N.npz and removes all but the newest two.
 
     Args:
         step: training steps done.
@@ -40,26 +41,43 @@ def save_checkpoint(folder: Path, step: int, variables: Sequence[keras.Variable]
     path = folder / f"step-{step:08d}.npz"
     with written_aside(path) as aside, aside.open("wb") as file:
         np.savez(file, **arrays)
-    found = list_checkpoints(folder)
-    kept = found[found.index(path) :][:KEPT]
-    for other in set(found) - set(kept):  # older ones, and newer ones that couldn't be used
-        other.unlink()
+    for old in list_checkpoints(folder)[KEPT:]:
+        old.unlink(missing_ok=True)
     return path
 
 
 def restore_newest(
-    folder: Path, variables: Sequence[keras.Variable], report: Callable[[str], None]
+    folder: Path,
+    variables: Sequence[keras.Variable],
+    check: Callable[[dict], None],
+    report: Callable[[str], None],
 ) -> tuple[list[np.ndarray], dict] | None:
     """The arrays, one for each of `variables`, and the state of the newest whole checkpoint; None if there is none.
 
+    Damaged ones that are newer are renamed to step-N.npz.damaged.
+
     Args:
+        check: is given the state before anything else is looked at, and raises what it thinks of it.
         report: is told of each checkpoint that had to be passed over.
+
+    Raises:
+        UserError: there are checkpoints, but none can be used.
     """
+    damaged = []
     for path in list_checkpoints(folder):
         try:
-            return _read(path, variables)
+            found = _read(path, variables, check)
         except _DAMAGED as error:
-            report(f"{path} can't be used ({error}); trying the one before it")
+            if isinstance(error, OSError) and error.errno is not None:  # the disk's fault, or the rights'
+                raise UserError(f"{path} can't be read: {error.strerror}") from error
+            report(f"{path} is damaged ({error}); trying the one before it")
+            damaged.append(path)
+        else:
+            for other in damaged:
+                other.rename(other.with_name(f"{other.name}.damaged"))
+            return found
+    if damaged:
+        raise UserError(f"{folder}: all checkpoints are damaged; delete the run's folder to start anew")
     return None
 
 
@@ -69,11 +87,14 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(_NAME.fullmatch(path.name)[1]), reverse=True)
 
 
-def _read(path: Path, variables: Sequence[keras.Variable]) -> tuple[list[np.ndarray], dict]:
+def _read(
+    path: Path, variables: Sequence[keras.Variable], check: Callable[[dict], None]
+) -> tuple[list[np.ndarray], dict]:
     # Given a path, np.load leaves a damaged file open.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        arrays = [archive[_key(index, variable)] for index, variable in enumerate(variables)]
         state = json.loads(archive[_STATE].tobytes())
+        check(state)
+        arrays = [archive[_key(index, variable)] for index, variable in enumerate(variables)]
         count = len(archive.files) - 1
     if count != len(variables):
         raise ValueError(f"it holds {count} variables, the model has {len(variables)}")

@@ -205,8 +205,17 @@ def dump_config(config: Config) -> str:
 
 def differences(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
     """Key -> (value before, value now) of the settings that change a training; what it shows doesn't count."""
-    old, new = (_flatten(config.model_dump(mode="json", exclude={"tensorboard", "sweep"})) for config in (before, now))
+    old, new = (_flatten(config.model_dump(mode="json", exclude=_OF_NO_EFFECT)) for config in (before, now))
     return {key: (old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)}
+
+
+_OF_NO_EFFECT = {
+    "name": True,
+    "tensorboard": True,
+    "sweep": True,
+    "corpus": {"path", "shards"},  # what lies there counts, and is compared by its digest
+    "training": {"checkpoint_steps", "validation_batch_size"},
+}
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

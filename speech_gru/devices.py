@@ -21,7 +21,10 @@ def choose_strategy() -> tf.distribute.Strategy:
         UserError: TF_CONFIG isn't a cluster of workers.
     """
     if _workers() > 1:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except (RuntimeError, ValueError, tf.errors.OpError) as error:  # a port that is taken, a host that doesn't come
+            raise UserError(f"the hosts of TF_CONFIG can't be brought together: {error}") from error
     if len(tf.config.list_logical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
@@ -61,14 +64,31 @@ def broadcast(strategy: tf.distribute.Strategy, arrays: Sequence[np.ndarray] | N
     if host(strategy)[1] == 1:
         return list(arrays)
     is_chief = host(strategy)[0] == 0
-    flat = np.concatenate([np.ravel(array).astype(np.float64) for array in arrays]) * is_chief
-    summed = strategy.reduce("SUM", strategy.run(tf.identity, args=(tf.constant(flat),)), axis=None).numpy()
-    own = summed / (
-        strategy.num_replicas_in_sync / host(strategy)[1]
-    )  # each of the chief's devices has put in the same
+    flat = np.concatenate([np.ravel(array).astype(np.float64) for array in arrays])
+    own = sum_over_hosts(strategy, flat * is_chief)
     ends = np.cumsum([np.size(array) for array in arrays])
     parts = np.split(own, ends[:-1])
     return [part.reshape(np.shape(array)).astype(array.dtype) for part, array in zip(parts, arrays, strict=True)]
+
+
+def agree(strategy: tf.distribute.Strategy, error: UserError | None) -> None:
+    """Raises `error`, and on the other hosts another, so that none waits for one that has refused to go on.
+
+    Called by all hosts at the same point, with None where there is nothing to refuse.
+    """
+    refused = sum_over_hosts(strategy, np.array([error is not None], np.float64))[0]
+    if error is not None:
+        raise error
+    if refused:
+        raise UserError("another host has refused to go on; what it printed says why")
+
+
+def sum_over_hosts(strategy: tf.distribute.Strategy, values: np.ndarray) -> np.ndarray:
+    """The sum of what each host gives, float64; called by all hosts at the same point."""
+    if host(strategy)[1] == 1:
+        return values
+    summed = strategy.reduce("SUM", strategy.run(tf.identity, args=(tf.constant(values),)), axis=None).numpy()
+    return summed / (strategy.num_replicas_in_sync / host(strategy)[1])  # each of a host's devices has put in the same
 
 
 def policy_for(precision: str) -> str:
@@ -114,6 +134,8 @@ def describe_devices(strategy: tf.distribute.Strategy | None = None) -> str:
         here = "GPU: " + ", ".join(names)
     else:
         here = f"CPU ({tf.config.threading.get_intra_op_parallelism_threads() or 'all'} threads)"
+        if os.path.exists("/dev/nvidia0"):
+            here += "; TensorFlow doesn't see this machine's NVIDIA GPU: pip install 'tensorflow[and-cuda]'"
     if strategy is None or strategy.num_replicas_in_sync == 1:
         return here
     number, hosts = host(strategy)

@@ -26,6 +26,7 @@ class Predictions:
 
     labels: tuple[str, ...]
     paths: tuple[str, ...]
+    """Empty where nobody asks for them."""
     truth: np.ndarray
     """(clips,) indices into `labels`."""
     probabilities: np.ndarray

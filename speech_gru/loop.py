@@ -6,11 +6,9 @@ Keras's `Model.fit` can't: it starts only at an epoch's first step, and its call
 import json
 import math
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import keras
@@ -20,10 +18,13 @@ import tensorflow as tf
 from data_pipeline.errors import Interrupted, UserError
 from data_pipeline.files import written_aside
 from speech_gru.checkpoint import restore_newest, save_checkpoint
-from speech_gru.devices import broadcast, host, set_variables
+from speech_gru.devices import agree, broadcast, host, set_variables, sum_over_hosts
 from speech_gru.evaluation import Predictions
 from speech_gru.optimization import averaged_weights
+from speech_gru.signals import StopSignal, listening
 
+STEPS_BETWEEN_QUESTIONS = 10
+"""So often several hosts ask each other whether one of them was told to stop."""
 EXPLODED = 1e4
 """A loss above this is no training any more; the logarithm of the number of labels is where one begins."""
 
@@ -140,7 +141,7 @@ class TrainingLoop:
         self.learner, self.batches, self.validate = learner, batches, validate
         self.schedule, self.folder, self.report = schedule, folder, report
         self.is_chief = host(learner.strategy)[0] == 0
-        self.monitors = monitors if self.is_chief else ()
+        self.monitors = list(monitors) if self.is_chief else []
         self.progress = Progress(identity)
         self._pending: tuple[int, dict[str, tf.Tensor]] | None = None
 
@@ -158,21 +159,22 @@ class TrainingLoop:
             HostLostError: see there.
             UserError: a checkpoint can't be written, or those in `folder` are of other data.
         """
-        self._restore()
         with listening() as stop:
-            for monitor in self.monitors:
-                monitor.begin(self.progress.step)
             try:
-                iterator = self.batches(self.progress.step)
-                while not self._is_finished():
-                    self._run_epoch(iterator, stop)
+                self._restore()
+                self._tell("begin", self.progress.step)
+                try:
+                    iterator = self.batches(self.progress.step)
+                    while not self._is_finished():
+                        self._run_epoch(iterator, stop)
+                finally:
+                    self._tell("end")
             except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
                 if host(self.learner.strategy)[1] == 1:
                     raise
+                if stop.number is not None:  # all of them were told to stop
+                    raise Interrupted(stop.number, self._said_when_stopped()) from error
                 raise HostLostError(f"another host is gone after step {self.progress.step}") from error
-            finally:
-                for monitor in self.monitors:
-                    monitor.end()
         return self.progress.history
 
     def _is_finished(self) -> bool:
@@ -180,7 +182,7 @@ class TrainingLoop:
         waited = done - self.progress.best_epoch if self.progress.best_epoch else 0
         return done >= schedule.epochs or (schedule.patience is not None and waited >= schedule.patience)
 
-    def _run_epoch(self, iterator: Iterator, stop: "StopSignal") -> None:
+    def _run_epoch(self, iterator: Iterator, stop: StopSignal) -> None:
         progress, schedule = self.progress, self.schedule
         first, end = progress.step, (len(progress.history) + 1) * schedule.steps_per_epoch
         start, waiting, told = time.perf_counter(), 0.0, {}
@@ -188,24 +190,42 @@ class TrainingLoop:
             asked = time.perf_counter()
             batch = next(iterator)
             waiting += time.perf_counter() - asked
-            for monitor in self.monitors:
-                monitor.before_step(progress.step + 1)
+            self._tell("before_step", progress.step + 1)
             outputs = self.learner.step(batch)
             progress.step += 1
             # Looked at once the next step is under way, so that a GPU needn't wait for the host.
             told = self._take_pending() or told
             self._pending = progress.step, outputs
-            is_due = progress.step % schedule.checkpoint_steps == 0
-            if progress.step < end and (is_due or stop.number is not None):
+            is_due, is_told = progress.step % schedule.checkpoint_steps == 0, self._is_told(stop)
+            if progress.step < end and (is_due or is_told):
                 self._take_pending()
                 self._save()
-                self._obey(stop)
+                self._obey(stop, is_told)
         told = self._take_pending()
         seconds = time.perf_counter() - start
         clips = (progress.step - first) * schedule.batch_size
         self._end_epoch(told, {"clips_per_second": clips / seconds, "data_wait_share": waiting / seconds})
         self._save()
-        self._obey(stop)
+        self._obey(stop, self._is_told(stop))
+
+    def _tell(self, what: str, *about) -> None:
+        """Tells the monitors; one that fails is left out from then on, for a training is worth more than its curves."""
+        for monitor in list(self.monitors):
+            try:
+                getattr(monitor, what)(*about)
+            except (OSError, tf.errors.OpError) as error:
+                self.monitors.remove(monitor)
+                reason = getattr(error, "message", error)
+                self.report(f"{type(monitor).__name__} failed, and the training goes on without it: {reason}")
+
+    def _is_told(self, stop: StopSignal) -> bool:
+        """Whether to stop here. Several hosts ask each other now and then, to stop at the same step."""
+        strategy = self.learner.strategy
+        if host(strategy)[1] == 1:
+            return stop.number is not None
+        if self.progress.step % STEPS_BETWEEN_QUESTIONS and self.progress.step % self.schedule.steps_per_epoch:
+            return False
+        return sum_over_hosts(strategy, np.array([stop.number is not None], np.float64))[0] > 0
 
     def _take_pending(self) -> dict[str, float]:
         """Adds what the last step told to the epoch's sums, or refuses to go on."""
@@ -218,8 +238,7 @@ class TrainingLoop:
         self.progress.loss += told["loss"]
         self.progress.correct += told["correct"]
         self.progress.gradient_norm += told["gradient_norm"] if math.isfinite(told["gradient_norm"]) else 0.0
-        for monitor in self.monitors:
-            monitor.step(step, told)
+        self._tell("step", step, told)
         return told
 
     def _end_epoch(self, told: dict[str, float], timing: dict[str, float]) -> None:
@@ -247,64 +266,48 @@ class TrainingLoop:
             if self.is_chief:
                 with written_aside(self.best_file) as aside, aside.open("wb") as file:
                     np.savez(file, *weights)
-        for monitor in self.monitors:
-            monitor.epoch(epoch, figures | timing, predictions)
+        self._tell("epoch", epoch, figures | timing, predictions)
 
     def _save(self) -> None:
         if self.is_chief:
             save_checkpoint(self.folder, self.progress.step, self.learner.variables, asdict(self.progress))
 
-    def _obey(self, stop: "StopSignal") -> None:
-        if stop.number is not None and not self._is_finished():
-            raise Interrupted(
-                stop.number,
-                f"stopped after step {self.progress.step}; its state is saved, and the same command goes on from there",
-            )
+    def _obey(self, stop: StopSignal, is_told: bool) -> None:
+        if is_told and not self._is_finished():
+            raise Interrupted(stop.number or signal.SIGTERM, self._said_when_stopped())
+
+    def _said_when_stopped(self) -> str:
+        return f"stopped after step {self.progress.step}; its state is saved, and the same command goes on from there"
 
     def _restore(self) -> None:
         """From the chief's newest checkpoint, on all hosts."""
-        variables, strategy = self.learner.variables, self.learner.strategy
-        found = restore_newest(self.folder, variables, self.report) if self.is_chief else None
+        variables, strategy, found, error = self.learner.variables, self.learner.strategy, None, None
+        if self.is_chief:
+            try:
+                found = restore_newest(self.folder, variables, self._check, self.report)
+            except UserError as refused:
+                error = refused
+        agree(strategy, error)
         arrays, state = found or ([keras.ops.convert_to_numpy(variable) for variable in variables], {})
-        text = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        text = np.frombuffer(json.dumps(state or asdict(self.progress)).encode(), np.uint8)
         (length,) = broadcast(strategy, [np.array(len(text))])
         text, *arrays = broadcast(strategy, [np.resize(text, int(length)), *arrays])
-        state = json.loads(text.tobytes())
-        if not state:
-            return
-        refuse_other_identity(state["identity"], self.progress.identity, self.folder)
+        try:
+            self._check(json.loads(text.tobytes()))
+        except UserError as refused:  # this host has other clips, say, than the chief
+            error = refused
+        agree(strategy, error)
         set_variables(variables, arrays)
-        self.progress = Progress(**state)
-        self.report(
-            f"going on after step {self.progress.step} of {self.schedule.epochs * self.schedule.steps_per_epoch}"
-        )
+        self.progress = Progress(**json.loads(text.tobytes()))
+        if self.progress.step:
+            steps = self.schedule.epochs * self.schedule.steps_per_epoch
+            self.report(f"going on after step {self.progress.step} of {steps}")
 
-
-class StopSignal:
-    """Notes SIGINT and SIGTERM, so that the loop can save before it ends. A second one ends it at once."""
-
-    number: int | None = None
-
-    def note(self, number: int, frame) -> None:
-        """The handler."""
-        if self.number is not None:
-            raise KeyboardInterrupt
-        self.number = number
-
-
-@contextmanager
-def listening() -> Iterator[StopSignal]:
-    """Listens for signals while the block runs; deaf outside the main thread, where Python allows no handlers."""
-    stop = StopSignal()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, stop.note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def _check(self, state: dict) -> None:
+        """Raises UserError if a checkpoint's state is of another run, or of another version of this program."""
+        if not isinstance(state, dict) or set(state) != {entry.name for entry in fields(Progress)}:
+            raise UserError(f"{self.folder}: the checkpoints are of another version; train into another folder")
+        refuse_other_identity(state["identity"], self.progress.identity, self.folder)
 
 
 def refuse_divergence(step: int, told: dict[str, float]) -> None:

@@ -32,6 +32,8 @@ def build_step(
         strategy: under whose scope model and optimiser were made.
         xla: compile with XLA; rules out cuDNN's GRU.
 
+    Each device draws the same dropout masks for its part of the batch, for Keras keeps one random state.
+
     Returns: batch -> float32 scalars: loss (weighted mean over the batch), correct (clips), gradient_norm (before
         clipping), learning_rate, loss_scale (1 without loss scaling).
     """

@@ -1,20 +1,23 @@
 """Many trainings of one experiment, each with some settings of its own: a grid of values, or values drawn at random."""
 
 import csv
+import hashlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from scipy import stats
 from sklearn.model_selection import ParameterGrid, ParameterSampler
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import Interrupted, UserError
 from data_pipeline.files import written_aside
 from speech_gru.config import Config, SweepRange, differences, load_config
+from speech_gru.signals import listening
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,13 @@ def list_trials(path: str, overrides: Iterable[str], out: Path | None = None) ->
     if config.sweep is None:
         raise UserError(f"{path} has no sweep section; expected, say, sweep: {{settings: {{model.units: [64, 128]}}}}")
     out = out or Path("runs") / f"{config.name}-sweep"
-    trials = []
-    for number, settings in enumerate(_draw(config), 1):
-        trial = Trial(out / f"trial-{number:03d}", settings, config)
-        trials.append(Trial(trial.folder, settings, load_config(path, [*overrides, *trial.overrides])))
-    return trials
+    trials = (Trial(out / _folder_name(settings), settings, config) for settings in _draw(config))
+    return [replace(trial, config=load_config(path, [*overrides, *trial.overrides])) for trial in trials]
+
+
+def _folder_name(settings: dict[str, Any]) -> str:
+    """Hangs on the settings alone: a sweep that gets more trials keeps those that it has."""
+    return f"trial-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
 def _draw(config: Config) -> list[dict[str, Any]]:
@@ -72,7 +77,7 @@ def _draw(config: Config) -> list[dict[str, Any]]:
     if all(isinstance(space, list) for space in spaces.values()):
         trials = min(trials, len(ParameterGrid(spaces)))  # they are drawn without repetition
     drawn = ParameterSampler(spaces, trials, random_state=config.seed)
-    return [{key: _plain(value) for key, value in settings.items()} for settings in drawn]
+    return [{key: _plain(value, sweep.settings[key]) for key, value in settings.items()} for settings in drawn]
 
 
 def _distribution(values: list[Any] | SweepRange):
@@ -85,20 +90,33 @@ def _distribution(values: list[Any] | SweepRange):
     return stats.uniform(values.low, values.high - values.low)
 
 
-def _plain(value: Any) -> Any:
-    """A NumPy number as Python's, with four digits: a person will type it again."""
-    value = value.item() if hasattr(value, "item") else value
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+def _plain(value: Any, source: list[Any] | SweepRange) -> Any:
+    """What was drawn from a range as Python's number, with four digits: a person will type it again."""
+    if isinstance(source, list):
+        return value
+    return int(value) if source.integer else float(f"{value:.4g}")
 
 
 def run_trial(trial: Trial, path: str, overrides: Iterable[str]) -> int:
-    """Trains in a process of its own, which goes on where an earlier one stopped; returns its exit code."""
+    """Trains in a process of its own, which goes on where an earlier one stopped; returns its exit code.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came; the trial's state is saved.
+    """
     settings = [part for setting in (*overrides, *trial.overrides) for part in ("--set", setting)]
     command = [sys.executable, "-m", "speech_gru", "train", path, "--out", str(trial.folder), *settings]
     try:
         trial.folder.mkdir(parents=True, exist_ok=True)
-        with (trial.folder / "log.txt").open("a", encoding="utf-8") as log:
-            return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+        with (trial.folder / "log.txt").open("a", encoding="utf-8") as log, listening() as stop:
+            # In a session of its own: a terminal's Ctrl-C would reach it too, and a second one means "at once".
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+            while (code := process.poll()) is None:
+                if stop.number is not None:
+                    process.send_signal(stop.number)
+                    process.wait()
+                    raise Interrupted(stop.number, f"stopped in {trial.folder}; the same sweep goes on from there")
+                time.sleep(0.1)
+            return code
     except OSError as error:
         raise UserError(f"{trial.folder} can't be written: {error.strerror or error}") from error
 
@@ -112,16 +130,13 @@ def run_sweep(
     """Runs the trials that aren't finished; returns those that failed. One that fails doesn't stop the others.
 
     Raises:
-        KeyboardInterrupt: a trial was interrupted; the same sweep goes on with it.
+        Interrupted: see run_trial.
     """
     failed = []
     for done, trial in enumerate(trials):
         progress(done, len(trials))
         if trial.accuracy is None:
-            code = run_trial(trial, path, overrides)
-            if code in (130, 143):
-                raise KeyboardInterrupt
-            failed += [trial] if code else []
+            failed += [trial] if run_trial(trial, path, overrides) else []
         write_results(trials)
     return failed
 

@@ -1,11 +1,14 @@
 """Training: shards and settings -> a run directory."""
 
+import fcntl
 import hashlib
 import json
+import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +21,20 @@ from data_pipeline.errors import UserError
 from data_pipeline.files import write_text, written_aside
 from data_pipeline.front_end import FrontEnd
 from data_pipeline.manifest import count_rows, read_manifest
-from data_pipeline.prepare import identity
+from data_pipeline.prepare import corpus_settings
 from data_pipeline.settings import CorpusSettings
 from speech_gru.checkpoint import list_checkpoints
 from speech_gru.config import Config, differences, dump_config, load_config
-from speech_gru.devices import choose_strategy, describe_devices, describe_gru, host, policy_for, use_cudnn
+from speech_gru.devices import (
+    agree,
+    broadcast,
+    choose_strategy,
+    describe_devices,
+    describe_gru,
+    host,
+    policy_for,
+    use_cudnn,
+)
 from speech_gru.evaluation import Predictions
 from speech_gru.loop import DivergenceError, Learner, Monitor, Schedule, TrainingLoop
 from speech_gru.model import build_model, build_recognizer, multiply_adds
@@ -85,6 +97,8 @@ def plan_training(config: Config, strategy: tf.distribute.Strategy | None = None
     if len(labels) < 2:
         raise UserError(f"{shards} has the single label {''.join(labels)!r}; there is nothing to tell apart")
     replicas = strategy.num_replicas_in_sync
+    if config.training.xla and replicas > 1:
+        raise UserError(f"training.xla: true needs a single device, and there are {replicas}; leave it out")
     if batch_size % replicas:
         raise UserError(
             f"training.batch_size is {batch_size}, which {replicas} devices can't share evenly; "
@@ -131,10 +145,19 @@ def train(
         DivergenceError: the message names the step and its clips.
         HostLostError: another host is gone.
     """
-    _refuse_other_config(config, folder)
-    if (folder / "model.keras").is_file():
+    number, _ = host(plan.strategy)
+    agree(plan.strategy, _other_config(config, folder))
+    (is_finished,) = broadcast(plan.strategy, [np.array((folder / "model.keras").is_file())])
+    if is_finished:
         report(f"{folder}: the run is finished; train into another folder, or delete this one, to train again")
         return None
+    with _locked(folder) if number == 0 else nullcontext():
+        return _train(config, plan, folder, monitors, report)
+
+
+def _train(
+    config: Config, plan: Plan, folder: Path, monitors: Sequence[Monitor], report: Callable[[str], None]
+) -> list[dict[str, float]]:
     number, _ = host(plan.strategy)
     if number == 0:
         write_text(folder / "config.yaml", dump_config(config))
@@ -153,7 +176,7 @@ def train(
         validate,
         _schedule(config, plan),
         folder / "checkpoints",
-        identity={"data": fingerprint(config.corpus.shards), "labels": list(plan.labels), "precision": plan.policy},
+        identity={"data": shards_digest(config.corpus.shards), "labels": list(plan.labels), "precision": plan.policy},
         monitors=(shown, *monitors),
         report=report,
     )
@@ -163,7 +186,7 @@ def train(
         _explain(error, data, loop)
         raise
     if number == 0:
-        kept.set_weights(_read_best(loop.best_file))
+        _set_best(kept, loop.best_file)
         _save(build_recognizer(front_end, kept, config.corpus.clip_samples), folder / "model.keras")
         for checkpoint in list_checkpoints(loop.folder):
             checkpoint.unlink()
@@ -227,9 +250,9 @@ def device_batches(strategy: tf.distribute.Strategy, data: TrainingData, step: i
     return iter(strategy.distribute_datasets_from_function(shares))
 
 
-def fingerprint(shards: Path) -> str:
-    """Tells whether prepared clips are still the same, in the same shards."""
-    digest = hashlib.sha256((shards / "manifest.csv").read_bytes())
+def shards_digest(shards: Path) -> str:
+    """Tells whether prepared clips and noise are still the same, in the same shards."""
+    digest = hashlib.sha256((shards / "manifest.csv").read_bytes() + (shards / "noise.npy").read_bytes())
     for shard in sorted(shards.glob("*.tfrecord")):
         digest.update(f"{shard.name} {shard.stat().st_size}\n".encode())
     return digest.hexdigest()[:16]
@@ -294,24 +317,46 @@ def _explain(error: DivergenceError, data: TrainingData, loop: TrainingLoop) -> 
     kept = f"The weights of the best epoch are in {loop.best_file}. " if loop.best_file.is_file() else ""
     clips = ", ".join(data.clips_of_step(error.step - 1))
     error.args = (
-        f"{error.args[0]}. {kept}Lower training.learning_rate, or look for a bad clip in the step's batch: {clips}",
+        f"{error.args[0]}. {kept}Train into another folder with a lower "
+        f"training.learning_rate, or look for a bad clip in the step's batch: {clips}",
     )
 
 
-def _refuse_other_config(config: Config, folder: Path) -> None:
+def _other_config(config: Config, folder: Path) -> UserError | None:
     stored = folder / "config.yaml"
-    if stored.is_file() and (changed := differences(load_config(stored), config)):
-        listed = "".join(f"  {key}: {before} there, {now} now\n" for key, (before, now) in changed.items())
-        raise UserError(
-            f"{folder} holds a run with other settings:\n{listed}Give another folder with --out, or delete this one"
-        )
+    if not stored.is_file() or not (changed := differences(load_config(stored), config)):
+        return None
+    listed = "".join(f"  {key}: {before} there, {now} now\n" for key, (before, now) in changed.items())
+    return UserError(
+        f"{folder} holds a run with other settings:\n{listed}Give another folder with --out, or delete this one"
+    )
 
 
-def _read_best(file: Path) -> list[np.ndarray]:
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps a second process out of the run directory, and removes what a killed one left half-written."""
     try:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"{folder} can't be written: {error.strerror or error}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however it ends
+        for leftover in (*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")):
+            leftover.unlink()
+        yield
+    except BlockingIOError as error:
+        raise UserError(f"{folder}: another process is training there; wait for it, or stop it") from error
+    finally:
+        os.close(descriptor)
+
+
+def _set_best(model: keras.Model, file: Path) -> None:
+    try:
+        # Given a path, np.load leaves a damaged file open.
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
-            return list(archive.values())
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+            model.set_weights(list(archive.values()))
+    except (OSError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{file}, the best weights, can't be read: {error}; delete the run and train again") from error
 
 
@@ -320,7 +365,7 @@ def _check_prepared(corpus: CorpusSettings) -> None:
     file = corpus.shards / "corpus.json"
     try:
         made = json.loads(file.read_text(encoding="utf-8"))
-        changed = [f"corpus.{name}" for name, value in identity(corpus).items() if made[name] != value]
+        changed = [f"corpus.{name}" for name, value in corpus_settings(corpus).items() if made[name] != value]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} can't be read; run `speech-gru prepare` again") from error
     if changed:

@@ -1,4 +1,4 @@
-"""What `train` and `sweep` show of a training: the plan, a bar within an epoch, a line after it."""
+"""What `train` shows of a training: the plan, a bar within an epoch, a line after it."""
 
 from pathlib import Path
 

@@ -39,14 +39,14 @@ def save(folder: Path, step: int, variables) -> Path:
 
 
 def restored_step(folder: Path, variables, said: list[str] | None = None) -> int | None:
-    found = restore_newest(folder, variables, [].append if said is None else said.append)
+    found = restore_newest(folder, variables, lambda state: None, [].append if said is None else said.append)
     return found and found[1]["step"]
 
 
 def test_all_comes_back_bit_for_bit(variables, tmp_path):
     path = save_checkpoint(tmp_path / "new" / "folder", 7, variables, STATE)
     assert path == tmp_path / "new" / "folder" / "step-00000007.npz"
-    arrays, state = restore_newest(path.parent, variables, pytest.fail)
+    arrays, state = restore_newest(path.parent, variables, lambda state: None, pytest.fail)
     assert state == STATE
     for array, value in zip(arrays, VALUES.values(), strict=True):
         assert (array.dtype, array.shape, array.tobytes()) == (value.dtype, value.shape, value.tobytes())
@@ -62,10 +62,10 @@ def test_the_newest_two_are_kept(kernel, tmp_path):
 
 
 def test_other_files_are_no_checkpoints(kernel, tmp_path):
-    assert restore_newest(tmp_path / "missing", kernel, pytest.fail) is None
+    assert restore_newest(tmp_path / "missing", kernel, pytest.fail, pytest.fail) is None
     for name in (".step-00000001.npz.123.tmp", "step-x.npz", "step-00000001.npz.bak", "best.npz"):
         (tmp_path / name).write_text("")
-    assert restore_newest(tmp_path, kernel, pytest.fail) is None
+    assert restore_newest(tmp_path, kernel, pytest.fail, pytest.fail) is None
 
 
 def members(path: Path) -> dict[str, np.ndarray]:
@@ -90,7 +90,6 @@ DAMAGES = {
     "cut off": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "cut in half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "other numbers": lambda path: swap_bytes(path, np.float32(7).tobytes(), np.float32(8).tobytes()),
-    "a folder": lambda path: (path.unlink(), path.mkdir()),
     "no state": lambda path: rewrite(path, {key: a for key, a in members(path).items() if key != "state"}),
     "state of no JSON": lambda path: rewrite(path, members(path) | {"state": np.frombuffer(b"{'a", np.uint8)}),
     "another shape": lambda path: rewrite(path, members(path) | {"0000 kernel": np.zeros((3, 2), np.float32)}),
@@ -110,24 +109,38 @@ def test_a_damaged_one_is_passed_over_for_the_one_before(damage, kernel, tmp_pat
     DAMAGES[damage](newest)
     assert restored_step(tmp_path, kernel, said) == 5
     assert len(said) == 1
-    assert said[0].startswith(f"{newest} can't be used (")
+    assert said[0].startswith(f"{newest} is damaged (")
+    assert newest.with_name(f"{newest.name}.damaged").exists()
+    assert restored_step(tmp_path, kernel, said) == 5
+    assert len(said) == 1  # it isn't said again
 
 
-def test_where_all_are_damaged_there_is_none(kernel, tmp_path):
+def test_where_all_are_damaged_nothing_is_thrown_away(kernel, tmp_path):
     paths, said = [save(tmp_path, step, kernel) for step in (5, 6)], []
     for path in paths:
         DAMAGES["cut off"](path)
-    assert restored_step(tmp_path, kernel, said) is None
+    with pytest.raises(UserError, match=r"all checkpoints are damaged; delete the run's folder to start anew"):
+        restored_step(tmp_path, kernel, said)
     assert [line.partition(" ")[0] for line in said] == [str(paths[1]), str(paths[0])]
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000006.npz", "step-00000005.npz"]
 
 
-def test_damaged_ones_dont_crowd_out_those_of_the_new_start(kernel, tmp_path):
-    for step in (5, 6):
-        DAMAGES["cut off"](save(tmp_path, step, kernel))
-    save(tmp_path, 1, kernel)
-    assert restored_step(tmp_path, kernel) == 1
-    save(tmp_path, 2, kernel)
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000002.npz", "step-00000001.npz"]
+def test_another_runs_is_refused_before_its_arrays_are_looked_at(kernel, variables, tmp_path):
+    save(tmp_path, 5, variables)
+
+    def refuse(state: dict) -> None:
+        raise UserError(f"of step {state['step']}")
+
+    with pytest.raises(UserError, match="of step 5"):
+        restore_newest(tmp_path, kernel, refuse, pytest.fail)
+
+
+def test_what_cant_be_read_is_no_damage(kernel, tmp_path):
+    path = save(tmp_path, 5, kernel)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=r"step-00000005\.npz can't be read: Is a directory"):
+        restored_step(tmp_path, kernel)
 
 
 def test_no_flipped_bit_gives_other_numbers(kernel, tmp_path):
@@ -138,9 +151,11 @@ def test_no_flipped_bit_gives_other_numbers(kernel, tmp_path):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
-        found = restore_newest(tmp_path, kernel, lambda line: None)
-        refused += found is None
-        if found:  # a bit that says nothing, such as the file's date
+        try:
+            found = restore_newest(tmp_path, kernel, lambda state: None, lambda line: None)
+        except UserError:
+            refused += 1
+        else:  # a bit that says nothing, such as the file's date
             np.testing.assert_array_equal(found[0][0], kernel[0].numpy())
             assert found[1] == STATE
     assert refused > 8 * len(content) / 3 / 2
@@ -159,10 +174,12 @@ class Spy:
 def test_pickles_are_refused(kernel, tmp_path):
     path, trace, said = save(tmp_path, 6, kernel), tmp_path / "trace", []
     rewrite(path, members(path) | {"0000 kernel": np.array([[Spy(trace)] * 3] * 2, dtype=object)})
-    assert restored_step(tmp_path, kernel, said) is None
+    with pytest.raises(UserError, match="damaged"):
+        restored_step(tmp_path, kernel, said)
     assert "allow_pickle" in said[0]
     path.write_bytes(np.array([Spy(trace)], dtype=object).dumps())
-    assert restored_step(tmp_path, kernel, said) is None
+    with pytest.raises(UserError, match="damaged"):
+        restored_step(tmp_path, kernel, said)
     assert not trace.exists()
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -381,23 +382,31 @@ class TestGoingOn:
         newest.write_bytes(newest.read_bytes()[:-100])
         said = []
         assert_same(run_from_there(tmp_path, report=said.append), undisturbed())
-        assert said[0].startswith(f"{newest} can't be used (")
+        assert said[0].startswith(f"{newest} is damaged (")
         assert said[1:] == [f"going on after step {int(before.stem.removeprefix('step-'))} of {EPOCHS * STEPS}"]
 
-    def test_where_all_checkpoints_are_damaged_it_starts_anew(self, undisturbed, tmp_path):
+    def test_where_all_checkpoints_are_damaged_it_says_so_and_keeps_the_best(self, tmp_path):
         with pytest.raises(KilledError):
             make_loop(tmp_path, monitors=[At(kill, step=13)]).run()
         for path in list_checkpoints(tmp_path):
             path.write_bytes(b"")
-        said = []
-        with pytest.raises(Interrupted):
-            make_loop(tmp_path, report=said.append, monitors=[At(send(signal.SIGTERM), step=2)]).run()
-        assert len(said) == 2
-        assert all("can't be used" in line for line in said)
-        said.clear()
-        assert_same(run_from_there(tmp_path, report=said.append), undisturbed())
-        assert len(said) == 1
-        assert said[0].startswith("going on after step")
+        best = (tmp_path / "best.npz").read_bytes()
+        for _ in range(2):
+            with pytest.raises(UserError, match="all checkpoints are damaged"):
+                make_loop(tmp_path, report=lambda line: None).run()
+        assert (tmp_path / "best.npz").read_bytes() == best
+
+    def test_a_checkpoint_of_another_version_is_refused(self, tmp_path):
+        with pytest.raises(KilledError):
+            make_loop(tmp_path, monitors=[At(kill, step=7)]).run()
+        (path, *_) = list_checkpoints(tmp_path)
+        with np.load(path) as archive:
+            arrays = dict(archive)
+        arrays["state"] = np.frombuffer(b'{"step": 3}', np.uint8)
+        with path.open("wb") as file:
+            np.savez(file, **arrays)
+        with pytest.raises(UserError, match="of another version"):
+            make_loop(tmp_path).run()
 
     def test_other_data_or_precision_is_refused(self, tmp_path):
         with pytest.raises(KilledError):
@@ -560,16 +569,34 @@ class TestWhereNothingCanBeWritten:
             make_loop(tmp_path / "file" / "checkpoints").run()
 
 
+class TestFailingMonitors:
+    @pytest.mark.parametrize("error", [OSError("no space"), tf.errors.OutOfRangeError(None, None, "no space")])
+    def test_one_that_fails_is_left_out_and_the_training_goes_on(self, error, undisturbed, tmp_path):
+        asked, said = [], []
+
+        class Failing(Monitor):
+            def step(self, step, told):
+                asked.append(step)
+                if step == 3:
+                    raise error
+
+        loop = make_loop(tmp_path, monitors=[Failing()], report=said.append)
+        loop.run()
+        assert asked == [1, 2, 3]
+        assert said == ["Failing failed, and the training goes on without it: no space"]
+        assert_same(loop, undisturbed())
+
+
 class TestLostHosts:
     @pytest.mark.parametrize("kind", [tf.errors.UnavailableError, tf.errors.AbortedError])
     def test_another_hosts_end_is_told_as_such(self, kind, tmp_path, monkeypatch):
-        def lose():
+        def lost(step):
+            yield from islice(batches(step), 7)
             raise kind(None, None, "connection reset by peer")
 
-        monitors = [At(lose, step=7)]
         with pytest.raises(kind):  # alone it can only be a fault of TensorFlow
-            make_loop(tmp_path / "alone", monitors=monitors).run()
+            make_loop(tmp_path / "alone", batches=lost).run()
         monkeypatch.setattr(loop_module, "host", lambda strategy: (0, 2))
-        with pytest.raises(HostLostError, match=r"another host is gone after step [78]$") as caught:
-            make_loop(tmp_path / "two", monitors=monitors).run()
+        with pytest.raises(HostLostError, match=r"another host is gone after step 7$") as caught:
+            make_loop(tmp_path / "two", batches=lost).run()
         assert caught.value.exit_code == 1

@@ -1,12 +1,15 @@
 """Sweeps: which trials there are, what is left to do, and what becomes of those that fail."""
 
 import json
+import os
+import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
 import speech_gru.sweep as sweep
-from data_pipeline.errors import UserError
+from data_pipeline.errors import Interrupted, UserError
 from speech_gru.config import dump_config
 from speech_gru.sweep import list_trials, rank, run_sweep
 
@@ -34,7 +37,16 @@ class TestTrials:
         trials = list_trials(path, [], tmp_path / "out")
         found = {(trial.config.model.units, trial.config.model.pooling) for trial in trials}
         assert found == {(4, "mean"), (4, "last"), (8, "mean"), (8, "last")}
-        assert [trial.folder.name for trial in trials] == ["trial-001", "trial-002", "trial-003", "trial-004"]
+        assert len({trial.folder for trial in trials}) == 4
+
+    def test_a_sweep_that_gets_more_trials_keeps_those_it_has(self, write_yaml):
+        few = {trial.folder for trial in list_trials(write_yaml(settings={"model.units": [4, 8]}), [])}
+        more = {trial.folder for trial in list_trials(write_yaml(settings={"model.units": [4, 6, 8]}), [])}
+        assert few < more
+
+    def test_values_from_a_list_stay_as_they_are(self, write_yaml):
+        path = write_yaml(trials=1, settings={"training.learning_rate": [0.0123456789]})
+        assert list_trials(path, [])[0].config.training.learning_rate == 0.0123456789
 
     def test_random_trials_lie_in_their_ranges(self, write_yaml):
         path = write_yaml(
@@ -77,34 +89,41 @@ class TestTrials:
             list_trials(str(path), [])
 
 
-class Finished:
-    """In place of a training's process: finishes with an accuracy that the units decide, or fails."""
+class Process:
+    """In place of a training's: finishes with an accuracy that the units decide, fails, or is stopped."""
 
-    def __init__(self):
-        self.started = []
+    started = ()
 
-    def __call__(self, command, **_):
+    def __init__(self, command, **_):
         folder = command[command.index("--out") + 1]
-        self.started.append(folder.rpartition("/")[2])
         chosen = dict(one.split("=", 1) for one in command if "=" in one)
-        units = int(chosen["model.units"])
-        if units == 5:
-            return subprocess.CompletedProcess(command, 1)
-        if units == 6:
-            return subprocess.CompletedProcess(command, 130)
-        config = sweep.load_config(command[command.index("train") + 1], [f"model.units={units}"])
-        with open(f"{folder}/config.yaml", "w", encoding="utf-8") as file:
-            file.write(dump_config(config))
-        with open(f"{folder}/metrics.json", "w", encoding="utf-8") as file:
-            json.dump({"validation": {"accuracy": units / 100}}, file)
-        return subprocess.CompletedProcess(command, 0)
+        self.units, self.told = int(chosen["model.units"]), []
+        Process.started += (self.units,)
+        if self.units in (5, 6):
+            return
+        config = sweep.load_config(command[command.index("train") + 1], [f"model.units={self.units}"])
+        Path(folder, "config.yaml").write_text(dump_config(config), encoding="utf-8")
+        metrics = {"validation": {"accuracy": self.units / 100}}
+        Path(folder, "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+
+    def poll(self) -> int | None:
+        if self.units == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return None
+        return int(self.units == 5)
+
+    def send_signal(self, number: int) -> None:
+        self.told.append(number)
+
+    def wait(self) -> None:
+        assert self.told == [signal.SIGTERM]  # the trial saves its state before anybody ends
 
 
 @pytest.fixture
 def processes(monkeypatch):
-    finished = Finished()
-    monkeypatch.setattr(subprocess, "run", finished)
-    return finished
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    monkeypatch.setattr(Process, "started", ())
+    return Process
 
 
 class TestRunning:
@@ -114,19 +133,19 @@ class TestRunning:
         failed = run_sweep(trials, path, [])
         assert [trial.config.model.units for trial in failed] == [5]
         assert [trial.config.model.units for trial in rank(trials)] == [8, 7, 4]
-        lines = (tmp_path / "out" / "sweep.csv").read_text().splitlines()
-        assert lines == [
-            "trial,validation_accuracy,model.units",
-            *("trial-003,0.08,8", "trial-004,0.07,7", "trial-001,0.04,4"),
-        ]
+        lines = [line.split(",") for line in (tmp_path / "out" / "sweep.csv").read_text().splitlines()]
+        assert lines[0] == ["trial", "validation_accuracy", "model.units"]
+        assert [line[1:] for line in lines[1:]] == [["0.08", "8"], ["0.07", "7"], ["0.04", "4"]]
+        assert all((tmp_path / "out" / line[0] / "metrics.json").is_file() for line in lines[1:])
 
-    def test_started_again_it_does_what_is_left(self, write_yaml, tmp_path, processes):
+    def test_stopped_and_started_again_it_does_what_is_left(self, write_yaml, tmp_path, processes):
         path = write_yaml(settings={"model.units": [4, 6, 8]})
         trials = list_trials(path, [], tmp_path / "out")
-        for _ in range(2):  # the second trial is interrupted, as often as it is tried
-            with pytest.raises(KeyboardInterrupt):
+        for _ in range(2):  # the second trial is stopped, as often as it is tried
+            with pytest.raises(Interrupted, match="the same sweep goes on from there") as caught:
                 run_sweep(trials, path, [])
-        assert processes.started == ["trial-001", "trial-002", "trial-002"]
+            assert caught.value.signal == signal.SIGTERM
+        assert processes.started == (4, 6, 6)
 
     def test_a_trial_with_other_settings_is_not_finished(self, write_yaml, tmp_path, processes):
         path = write_yaml(settings={"model.units": [4]})

@@ -25,7 +25,7 @@ from data_pipeline.prepare import prepare
 from speech_gru.config import Config, dump_config, load_config
 from speech_gru.loop import DivergenceError, Interrupted, Monitor
 from speech_gru.run import load_run
-from speech_gru.training import adapted_front_end, fingerprint, plan_training, train, training_data
+from speech_gru.training import adapted_front_end, plan_training, shards_digest, train, training_data
 
 
 def changed(config: Config, section: str, **values) -> Config:
@@ -353,16 +353,16 @@ class TestRunDirectory:
 class TestFingerprint:
     def test_it_tells_other_clips_and_other_shards_apart(self, tiny_shards, tmp_path):
         shards = shutil.copytree(tiny_shards, tmp_path / "shards")
-        first = fingerprint(tiny_shards)
-        assert fingerprint(shards) == first  # wherever they lie
+        first = shards_digest(tiny_shards)
+        assert shards_digest(shards) == first  # wherever they lie
         manifest = (shards / "manifest.csv").read_bytes()
         (shards / "manifest.csv").write_bytes(manifest.replace(b"s01", b"s91", 1))
-        assert fingerprint(shards) != first
+        assert shards_digest(shards) != first
         (shards / "manifest.csv").write_bytes(manifest)
-        assert fingerprint(shards) == first
+        assert shards_digest(shards) == first
         shard = next(shards.glob("*.tfrecord"))
         shard.rename(shard.with_name("train-00099.tfrecord"))
-        assert fingerprint(shards) != first
+        assert shards_digest(shards) != first
 
 
 class TestDivergence:
@@ -384,8 +384,8 @@ class TestDivergence:
         assert (caught.value.step, caught.value.exit_code) == (13, 1)
         assert str(caught.value) == (
             "the training diverged at step 13: the loss is nan. The weights of the best epoch are in "
-            f"{tmp_path / 'checkpoints' / 'best.npz'}. Lower training.learning_rate, or look for a bad clip in "
-            f"the step's batch: {', '.join(clips)}"
+            f"{tmp_path / 'checkpoints' / 'best.npz'}. Train into another folder with a lower "
+            f"training.learning_rate, or look for a bad clip in the step's batch: {', '.join(clips)}"
         )
         assert not (tmp_path / "model.keras").exists()
         with np.load(tmp_path / "checkpoints" / "best.npz") as best:
@@ -397,7 +397,7 @@ class TestDivergence:
     def test_far_too_high_a_learning_rate(self, light_config, tmp_path):
         config = changed(light_config, "training", warmup_epochs=0, learning_rate=1e38)
         with pytest.raises(
-            DivergenceError, match=r"the training diverged at step 2: the loss is .*\. Lower training\.lear"
+            DivergenceError, match=r"the training diverged at step 2: the loss is .*\. Train into another"
         ):
             run(config, tmp_path)
         assert not (tmp_path / "model.keras").exists()
