@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from data_pipeline.errors import UserError
 from data_pipeline.files import write_text
 from data_pipeline.manifest import read_manifest
 from speech_gru.evaluation import Predict, predict_split, write_report
@@ -16,7 +17,18 @@ def report_run(folder: Path) -> dict[str, dict]:
     """Measures a finished run on its validation and test clips; writes report/SPLIT/ and metrics.json.
 
     Returns: the metrics by split (see speech_gru.evaluation.measure).
+
+    Raises:
+        UserError: no finished run, or its folder can't be written.
     """
+    try:
+        return _report(folder)
+    except (tf.errors.ResourceExhaustedError, tf.errors.OutOfRangeError, tf.errors.FailedPreconditionError) as error:
+        # How TensorFlow says that the disk is full or that a file is in a folder's place.
+        raise UserError(f"{folder / 'tensorboard'} can't be written: {error.message}") from error
+
+
+def _report(folder: Path) -> dict[str, dict]:
     run = load_run(folder)
     metrics, corpus, predict = {}, run.config.corpus, predictor(run)
     splits = {row.split for row in read_manifest(corpus.shards)}

@@ -22,6 +22,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.front_end import FrontEnd
 from data_pipeline.manifest import read_manifest, write_rows
 from data_pipeline.prepare import prepare
+from speech_gru.checkpoint import list_checkpoints
 from speech_gru.config import Config, dump_config, load_config
 from speech_gru.loop import DivergenceError, Interrupted, Monitor
 from speech_gru.run import load_run
@@ -329,6 +330,25 @@ class TestRunDirectory:
         ):
             run(config, tmp_path / "run")
 
+    def test_another_word_is_refused_though_the_head_has_another_shape(self, light_config, tiny_shards, tmp_path):
+        shards = shutil.copytree(tiny_shards, tmp_path / "shards")
+        config = changed(light_config, "corpus", shards=shards)
+        with pytest.raises(KilledError):
+            run(config, tmp_path / "run", At(4, kill))
+        labels = (shards / "labels.txt").read_text(encoding="utf-8")
+        (shards / "labels.txt").write_text(f"{labels}neu\n", encoding="utf-8")
+        with pytest.raises(UserError, match=r"so it can't go on: labels: \['tief.* then, \['tief.*'neu'\] now"):
+            run(config, tmp_path / "run")
+        assert list_checkpoints(tmp_path / "run" / "checkpoints")
+
+    def test_settings_that_change_no_weights_may_change(self, light_config, undisturbed, tmp_path):
+        with pytest.raises(KilledError):
+            run(light_config, tmp_path, At(12, kill))
+        config = changed(light_config, "training", checkpoint_steps=3, validation_batch_size=5)
+        config = changed(config, "corpus", path=tmp_path / "moved").model_copy(update={"name": "renamed"})
+        run(config, tmp_path)
+        assert_same_weights(tmp_path, undisturbed[0])
+
     def test_another_precision_is_refused(self, light_config, tmp_path, monkeypatch):
         """`auto` means another one on another machine."""
         config = changed(light_config, "training", precision="auto")
@@ -363,6 +383,25 @@ class TestFingerprint:
         shard = next(shards.glob("*.tfrecord"))
         shard.rename(shard.with_name("train-00099.tfrecord"))
         assert shards_digest(shards) != first
+
+
+class TestTwoProcesses:
+    def test_a_second_one_is_kept_out(self, light_config, tmp_path):
+        class Second(Monitor):
+            def begin(self, step):
+                with pytest.raises(UserError, match="another process is training there"):
+                    run(light_config, tmp_path)
+
+        run(light_config, tmp_path, Second())
+        assert (tmp_path / "model.keras").is_file()
+
+    def test_what_a_killed_one_left_half_written_is_removed(self, light_config, tmp_path):
+        leftovers = [tmp_path / ".config.yaml.7.tmp", tmp_path / "checkpoints" / ".step-00000007.npz.7.tmp"]
+        for leftover in leftovers:
+            leftover.parent.mkdir(exist_ok=True)
+            leftover.write_text("half")
+        run(light_config, tmp_path)
+        assert not any(leftover.exists() for leftover in leftovers)
 
 
 class TestDivergence:
@@ -441,6 +480,10 @@ class TestPlan:
             plan_training(tiny_config, strategy)
         with pytest.raises(UserError, match=r"batch_size=3$"):
             plan_training(changed(tiny_config, "training", batch_size=2), strategy)
+
+    def test_xla_on_several_devices(self, tiny_config):
+        with pytest.raises(UserError, match=r"training\.xla: true needs a single device, and there are 2"):
+            plan_training(changed(tiny_config, "training", xla=True), SimpleNamespace(num_replicas_in_sync=2))
 
     def test_nothing_prepared(self, tiny_config, tmp_path):
         with pytest.raises(UserError, match=r"holds no prepared clips.*speech-gru prepare"):
