@@ -38,8 +38,10 @@ for batch in training_data(config, plan, adapted_front_end(config)).batches().ta
 TRAIN = """
 import sys, tempfile
 from pathlib import Path
+from speech_gru.cli.console import start_tensorflow
+start_tensorflow()
 from speech_gru.config import load_config
-from speech_gru.devices import peak_memory
+from speech_gru.memory import peak_memory
 from speech_gru.loop import Monitor
 from speech_gru.training import plan_training, train
 class Memory(Monitor):

@@ -142,18 +142,6 @@ def describe_devices(strategy: tf.distribute.Strategy | None = None) -> str:
     return f"{strategy.num_replicas_in_sync} devices on {hosts} host(s); on this one, number {number}: {here}"
 
 
-def peak_memory() -> dict[str, float]:
-    """Megabytes at most in use so far: of this process, and of the first GPU if there is one."""
-    import resource
-    import sys
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    used = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6}
-    if tf.config.list_logical_devices("GPU"):
-        used["gpu"] = tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6
-    return used
-
-
 def set_variables(variables: Sequence[keras.Variable], arrays: Sequence[np.ndarray]) -> None:
     """Fills variables, on every device that holds a copy."""
     for variable, array in zip(variables, arrays, strict=True):

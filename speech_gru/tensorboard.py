@@ -15,9 +15,9 @@ from tensorboard.plugins.pr_curve import summary as pr_curve
 from data_pipeline.dataset import TrainingData, evaluation_batches
 from data_pipeline.files import write_text
 from speech_gru.config import TensorBoardSettings
-from speech_gru.devices import peak_memory
 from speech_gru.evaluation import Predictions, confusion_figure, picture, worst_indices
 from speech_gru.loop import Monitor
+from speech_gru.memory import peak_memory
 from speech_gru.run import Run
 
 TRAIN, VALIDATION = "train", "validation"

@@ -9,8 +9,10 @@ Progress = Callable[[int, int | None], None]
 
 def start_tensorflow() -> None:
     """Imports TensorFlow for the verbs that need it, without its greetings and its advice to developers."""
+    from speech_gru.memory import few_arenas
     from speech_gru.quiet import quiet_start
 
+    few_arenas()
     with quiet_start():
         import tensorflow  # noqa: F401
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -18,7 +17,6 @@ from speech_gru.devices import (
     describe_devices,
     describe_gru,
     host,
-    peak_memory,
     policy_for,
     set_variables,
     use_cudnn,
@@ -175,17 +173,6 @@ def test_devices_are_named(machine):
     assert describe_devices(several_hosts(1, 6, 3)) == (
         "6 devices on 3 host(s); on this one, number 1: GPU: Fast 1, /physical_device:GPU:1"
     )
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc, which Linux has")
-def test_memory_is_told_in_megabytes(machine, monkeypatch):
-    machine()
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    peak = int(status["VmHWM"].removesuffix("kB")) * 1024 / 1e6  # the kernel's kB are of 1024 bytes
-    assert peak_memory() == {"host": pytest.approx(peak, rel=0.01)}
-    machine({})
-    monkeypatch.setattr(tf.config.experimental, "get_memory_info", lambda device: {"current": 1, "peak": 7_500_000})
-    assert peak_memory()["gpu"] == 7.5
 
 
 def test_one_host_need_send_nothing():

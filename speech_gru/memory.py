@@ -1,0 +1,33 @@
+"""How much memory the process takes."""
+
+import ctypes
+import os
+import sys
+
+_M_ARENA_MAX = -8
+"""Of glibc's malloc.h."""
+
+
+def few_arenas() -> None:
+    """Lets glibc have an arena for four cores instead of eight for each. To be called before threads are started.
+
+    Each of TensorFlow's threads would hold on to the largest batches that it ever made: a third more memory after 30
+    epochs. Elsewhere than on glibc there is nothing to do. MALLOC_ARENA_MAX in the environment goes first.
+    """
+    if sys.platform == "linux" and "MALLOC_ARENA_MAX" not in os.environ:
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_M_ARENA_MAX, max(1, (os.cpu_count() or 1) // 4))
+
+
+def peak_memory() -> dict[str, float]:
+    """Megabytes at most in use so far: of this process, and of the first GPU if there is one."""
+    import resource
+
+    import tensorflow as tf
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    used = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6}
+    if tf.config.list_logical_devices("GPU"):
+        used["gpu"] = tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6
+    return used

@@ -1,0 +1,60 @@
+"""What is told of memory, and how much of it glibc's threads may hold on to."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import tensorflow as tf
+
+from speech_gru.memory import peak_memory
+
+COUNT_ARENAS = """
+import ctypes, re, sys, threading
+from speech_gru.memory import few_arenas
+libc = ctypes.CDLL(None)
+if not hasattr(libc, "malloc_info"):
+    sys.exit("no glibc")
+few_arenas()
+barrier, kept = threading.Barrier(30), []
+def allocate():
+    barrier.wait()
+    kept.append([bytes(2000) for _ in range(2000)])
+threads = [threading.Thread(target=allocate) for _ in range(30)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+libc.fopen.restype = ctypes.c_void_p
+libc.malloc_info.argtypes = (ctypes.c_int, ctypes.c_void_p)
+file = libc.fopen(sys.argv[1].encode(), b"w")
+libc.malloc_info(0, file)
+libc.fclose(ctypes.c_void_p(file))
+print(len(re.findall("<heap nr=", open(sys.argv[1]).read())))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc, which Linux has")
+def test_memory_is_told_in_megabytes(monkeypatch):
+    def pretend(gpus: list) -> None:
+        monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpus)
+
+    pretend([])
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    peak = int(status["VmHWM"].removesuffix("kB")) * 1024 / 1e6  # the kernel's kB are of 1024 bytes
+    assert peak_memory() == {"host": pytest.approx(peak, rel=0.01)}
+    pretend([SimpleNamespace()])
+    monkeypatch.setattr(tf.config.experimental, "get_memory_info", lambda device: {"current": 1, "peak": 7_500_000})
+    assert peak_memory()["gpu"] == 7.5
+
+
+@pytest.mark.parametrize(("given", "most"), [(None, max(1, (os.cpu_count() or 1) // 4)), ("3", 3)])
+def test_threads_share_arenas(tmp_path, given, most):
+    environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    environment |= {"MALLOC_ARENA_MAX": given} if given else {}
+    command = [sys.executable, "-c", COUNT_ARENAS, str(tmp_path / "malloc_info.xml")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if "no glibc" in done.stderr:
+        pytest.skip("needs glibc, whose arenas these are")
+    assert done.returncode == 0, done.stderr
+    assert 1 <= int(done.stdout) <= most
