@@ -20,13 +20,15 @@ import h5py
 import numpy as np
 
 SETTINGS = (
-    "training.epochs=4",
+    "training.epochs=3",
     "training.warmup_epochs=0.5",
     "training.checkpoint_steps=7",
     "training.batch_size=1024",
     "training.ema=0.9",
     "model.units=16",
     "model.convolution_filters=16",
+    "tensorboard.pr_curves=false",
+    "tensorboard.worst_clips=0",
 )
 
 

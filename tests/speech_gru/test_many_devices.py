@@ -104,34 +104,52 @@ def test_two_hosts_train_as_one_does(config, one_device, tmp_path):
     assert np.isfinite([figures["loss"] for figures in chief[1]]).all()
 
 
-def test_a_killed_host_comes_back_and_the_run_goes_on(config, tmp_path):
+@pytest.fixture
+def start_host(config, tmp_path):
+    """A function that starts host 0 or 1 of two with `speech-gru train`; all are ended after the test."""
+    workers, started = [f"127.0.0.1:{port}" for port in free_ports(2)], []
     settings = ("training.epochs=30", "training.checkpoint_steps=3")
-    run = tmp_path / "run"
-    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
 
     def start_host(index: int) -> subprocess.Popen:
         cluster = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
-        command = [sys.executable, "-m", "speech_gru", "train", config, "--out", run]
+        command = [sys.executable, "-m", "speech_gru", "train", config, "--out", tmp_path / "run"]
         command += [part for setting in settings for part in ("--set", setting)]
-        environment = os.environ | {"TF_CONFIG": json.dumps(cluster)}
         with (tmp_path / f"host-{index}.log").open("a") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            environment = os.environ | {"TF_CONFIG": json.dumps(cluster)}
+            started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+        return started[-1]
 
-    chief, other = start_host(0), start_host(1)
-    try:
-        while not list(run.glob("checkpoints/step-*")):
-            assert chief.poll() is None
-            time.sleep(0.05)
-        other.kill()
-        other.wait()
-        other = start_host(1)
-        assert other.wait(timeout=240) == 0
-        assert chief.wait(timeout=60) == 0
-    finally:
-        chief.kill()
-        other.kill()
+    yield start_host
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def wait_for_checkpoint(run, process: subprocess.Popen) -> None:
+    while not list(run.glob("checkpoints/step-*")):
+        assert process.poll() is None
+        time.sleep(0.05)
+
+
+def test_a_killed_host_comes_back_and_the_run_goes_on(start_host, tmp_path):
+    run, chief, other = tmp_path / "run", start_host(0), start_host(1)
+    wait_for_checkpoint(run, chief)
+    other.kill()
+    other.wait()
+    assert start_host(1).wait(timeout=240) == 0
+    assert chief.wait(timeout=60) == 0
     log = (tmp_path / "host-0.log").read_text()
     assert "another host is gone" in log
     assert "going on after step" in log
     assert (run / "model.keras").is_file()
     assert log.count("epoch 30/30") == 1
+
+
+def test_hosts_stop_together_when_one_is_told_to(start_host, tmp_path):
+    chief, other = start_host(0), start_host(1)
+    wait_for_checkpoint(tmp_path / "run", chief)
+    other.terminate()
+    assert (chief.wait(timeout=60), other.wait(timeout=60)) == (143, 143)
+    said = {(tmp_path / f"host-{index}.log").read_text().splitlines()[-1] for index in range(2)}
+    assert len(said) == 1  # both of the same step
+    assert "its state is saved" in said.pop()
