@@ -30,6 +30,7 @@ SETTINGS = (
     "tensorboard.pr_curves=false",
     "tensorboard.worst_clips=0",
 )
+CHECKPOINTS = "checkpoints/step-*.npz"
 
 
 def start(config: str, folder: Path) -> subprocess.Popen:
@@ -39,9 +40,9 @@ def start(config: str, folder: Path) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def wait_for(process: subprocess.Popen, path: Path) -> None:
-    """Returns once `path` is there or the process has ended."""
-    while process.poll() is None and not path.exists():
+def wait_for(process: subprocess.Popen, folder: Path, pattern: str) -> None:
+    """Returns once a file of that name is in the folder, or the process has ended."""
+    while process.poll() is None and not any(folder.glob(pattern)):
         time.sleep(0.01)
 
 
@@ -70,9 +71,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         undisturbed = Path(scratch, "undisturbed")
         process = start(arguments.config, undisturbed)
-        wait_for(process, undisturbed / "checkpoints")
+        wait_for(process, undisturbed, CHECKPOINTS)
         began = time.perf_counter()
-        wait_for(process, undisturbed / "model.keras")
+        wait_for(process, undisturbed, "model.keras")
         length = time.perf_counter() - began
         if process.wait():
             sys.exit(f"the undisturbed run failed; is {arguments.config} prepared?")
@@ -81,11 +82,11 @@ def main() -> None:
         for trial in range(arguments.kills):
             folder, moment = Path(scratch, f"killed-{trial}"), draw.uniform(0, 1) * length
             process = start(arguments.config, folder)
-            wait_for(process, folder / "checkpoints")
+            wait_for(process, folder, CHECKPOINTS)
             time.sleep(moment)
             process.kill()
             process.wait()
-            saved = sorted(path.stem for path in folder.glob("checkpoints/step-*.npz"))
+            saved = sorted(path.stem for path in folder.glob(CHECKPOINTS))
             finished = (folder / "model.keras").is_file()
             code = start(arguments.config, folder).wait()
             equal = code == 0 and same(weights(folder), expected)
