@@ -19,6 +19,8 @@ def sweep(
 ):
     """Train an experiment with many settings, one training after the other, and rank them by validation accuracy.
 
+    [bold]Example:[/bold]  speech-gru sweep configs/demo.yaml
+
     The YAML has a section such as:
 
     sweep: {settings: {model.units: [64, 96, 128], training.learning_rate: [0.001, 0.003]}}
