@@ -173,7 +173,8 @@ class TrainingLoop:
                 if host(self.learner.strategy)[1] == 1:
                     raise
                 if stop.number is not None:  # all of them were told to stop
-                    raise Interrupted(stop.number, self._said_when_stopped()) from error
+                    said = "stopped together with another host; the same command goes on from the last checkpoint"
+                    raise Interrupted(stop.number, said) from error
                 raise HostLostError(f"another host is gone after step {self.progress.step}") from error
         return self.progress.history
 
