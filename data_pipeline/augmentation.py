@@ -141,23 +141,26 @@ class BackgroundNoise(_Augmentation):
 
 
 class FreshSilence(_Augmentation):
-    """Replaces the clips of silence by other cuts, half from the recordings, half from generated noise of all colours.
+    """Replaces the clips of silence by other cuts, half from the recordings, half generated: noise and sounds.
 
-    A few recordings of noise are not all rooms there are: a recogniser that has heard no others takes a quiet one for
-    a word. The generated noise has a power spectrum of 1 / f ** exponent, from white (0) to beyond brown (2.5).
+    A few recordings of noise are not all rooms there are: a recogniser that has heard no others takes a quiet one, or
+    an animal's voice in it, for a word. The generated noise has a power spectrum of 1 / f ** exponent, from white (0) to
+    beyond brown (2.5); the sounds are harmonic, of changing pitch and loudness, without a voice's formants.
 
     Args:
         noise: as for BackgroundNoise, int16.
+        sample_rate: in Hz.
     """
 
     _EXPONENTS, _SAMPLES_EACH = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5), 160_000
     _LEVEL_DB = (-40.0, 0.0)
 
-    def __init__(self, noise: np.ndarray):
+    def __init__(self, noise: np.ndarray, sample_rate: int):
         super().__init__()
         generator = np.random.default_rng(0)
-        coloured = [_coloured_noise(exponent, self._SAMPLES_EACH, generator) for exponent in self._EXPONENTS]
-        self._recorded, self._generated = _rows(noise), _rows(np.concatenate(coloured))
+        made = [_coloured_noise(exponent, self._SAMPLES_EACH, generator) for exponent in self._EXPONENTS]
+        made += [_harmonic_sound(self._SAMPLES_EACH, sample_rate, generator) for _ in self._EXPONENTS]
+        self._recorded, self._generated = _rows(noise), _rows(np.concatenate(made))
 
     def call(self, audio: Tensor, seed: Tensor, silent: Tensor) -> Tensor:
         """`silent`: bool (batch,), which clips to replace."""
@@ -186,10 +189,30 @@ def _cut(rows: Tensor, audio: Tensor, seed: Tensor) -> Tensor:
 
 
 def _coloured_noise(exponent: float, samples: int, generator: np.random.Generator) -> np.ndarray:
-    """(samples,) int16 with an RMS level of -30 dBFS."""
+    """(samples,) int16, see _at_level."""
     spectrum = np.fft.rfft(generator.standard_normal(samples))
     noise = np.fft.irfft(spectrum * np.maximum(np.arange(len(spectrum)), samples / 800) ** (-exponent / 2), samples)
-    return np.round(np.clip(noise / noise.std() * 10**-1.5, -1, 1) * 32767).astype(np.int16)
+    return _at_level(noise)
+
+
+def _harmonic_sound(samples: int, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
+    """(samples,) int16 at the same level: up to 20 harmonics of a pitch of 60 to 1500 Hz, with pauses, in some noise."""
+    points = np.sort(generator.uniform(0, samples, samples // (sample_rate // 4)))
+    octaves = np.interp(np.arange(samples), points, generator.uniform(0, np.log2(1500 / 60), len(points)))
+    loudness = np.interp(np.arange(samples), points, np.maximum(0, generator.uniform(-0.5, 1, len(points))))
+    hz = 60 * 2**octaves
+    phase, sound = 2 * np.pi * np.cumsum(hz) / sample_rate, np.zeros(samples)
+    slope = generator.uniform(0.3, 2.0)
+    for number in range(1, 21):
+        inside = number * hz < 0.45 * sample_rate
+        sound += inside * number**-slope * np.sin(number * phase + generator.uniform(0, 2 * np.pi))
+    noise = generator.standard_normal(samples) * 10 ** generator.uniform(-2, -0.5)
+    return _at_level(loudness * sound / sound.std() + noise)
+
+
+def _at_level(sound: np.ndarray) -> np.ndarray:
+    """int16 with an RMS level of -30 dBFS."""
+    return np.round(np.clip(sound / sound.std() * 10**-1.5, -1, 1) * 32767).astype(np.int16)
 
 
 class Microphone(_Augmentation):

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import AUDIO_SUFFIXES, files_under, leads_outside, name_fault, printable
+from data_pipeline.labels import SILENCE, UNKNOWN
 from data_pipeline.noise import NOISE_FOLDER, draw_cuts, find_noise
 from data_pipeline.settings import CorpusSettings, normalize_text
 from data_pipeline.splits import SPLITS, read_split_list, speaker_of, split_speakers, which_split
 
-UNKNOWN, SILENCE = "_unknown_", "_silence_"
 _SPLIT_LISTS = {"validation_list.txt": "validation", "testing_list.txt": "test"}
 _SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),

@@ -123,7 +123,7 @@ class TrainingData:
 
     def _map(self, host: int, hosts: int) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
         noise, augment = read_noise(self.shards), self.augment
-        refresh = FreshSilence(noise) if augment.fresh_silence and len(noise) else None
+        refresh = FreshSilence(noise, self.front_end.sample_rate) if augment.fresh_silence and len(noise) else None
         augment_waveforms = build_waveform_augmentation(augment, self.front_end.sample_rate, noise)
         share = augment.microphone_probability
         microphone = Microphone(share, self.front_end.bin_hz) if share else None

@@ -176,7 +176,7 @@ class FrontEnd(keras.layers.Layer):
         if audio.shape[1] is not None:
             self.frame_count(audio.shape[1])
         frames = ops.multiply(ops.extract_sequences(audio, self.fft_size, self.hop), self._window)
-        real, imaginary = ops.rfft(frames, self.fft_size)
+        real, imaginary = self.transform(frames)
         power = ops.square(real) + ops.square(imaginary)
         if response is not None:
             power = power * response[:, None, :]
@@ -185,6 +185,10 @@ class FrontEnd(keras.layers.Layer):
             features = ops.matmul(features, self._dct)
         deltas = (self._deltas(features, order) for order in range(1, self.settings.deltas + 1))
         return ops.concatenate([features, *deltas], axis=-1)
+
+    def transform(self, frames):
+        """The Fourier transform: (…, fft_size) -> real and imaginary parts, each (…, fft_size // 2 + 1)."""
+        return ops.rfft(frames, self.fft_size)
 
     def _deltas(self, features, order: int):
         """`librosa.feature.delta(width=9, mode="interp", order=order)`."""
