@@ -27,7 +27,7 @@ $(VENV)/demo.installed: setup.cfg pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/test.installed: setup.cfg pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[train,synth,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[train,synth,dev,onnx,micro]"
 	@touch $@
 
 clean:

@@ -38,7 +38,7 @@ for batch in training_data(config, plan, adapted_front_end(config)).batches().ta
 TRAIN = """
 import sys, tempfile
 from pathlib import Path
-from speech_gru.cli.console import start_tensorflow
+from speech_gru.quiet import start_tensorflow
 start_tensorflow()
 from speech_gru.config import load_config
 from speech_gru.memory import peak_memory

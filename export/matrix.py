@@ -1,69 +1,159 @@
-"""All artefacts of a run: made aside, loaded back, compared with the model, and only then put in their place."""
+"""All artefacts of a run: each made and proven in a process of its own, and put in its place once it is proven."""
 
+import json
 import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import tensorflow as tf
+import numpy as np
 
-from data_pipeline.dataset import evaluation_batches
 from data_pipeline.errors import UserError
-from data_pipeline.shards import shard_files
-from export.saved_model import write_saved_model
-from export.tflite import write_tflite
-from export.verify import Agreement, ExportError, compare, saved_model_predictor, tflite_predictor
-from speech_gru.report import predictor
-from speech_gru.run import load_run
+from data_pipeline.files import write_text
+from export.card import model_card
+from export.child import in_child
+from export.errors import ExportError, NotMadeError
+from export.material import Material, Subject, gather, start_on_cpu
+from export.number_format import FORMATS
+from export.onnx import write_onnx
+from export.proof import Proof, judge, report
+from export.tflite import write_clip, write_step, write_stream
+from export.verify import Reading, read_clip_file, read_micro, read_onnx, read_saved_model, read_stream_file
 
-CLIPS = 256
-"""So many real clips are compared."""
-TOLERANCE = 1e-4
-"""Largest difference of a probability that rounding in float32 explains."""
-ARTEFACTS = {
-    "saved_model": (write_saved_model, saved_model_predictor),
-    "model.tflite": (write_tflite, tflite_predictor),
+REPORT, CARD = "export_report.json", "MODEL_CARD.md"
+
+
+def _make_clip(format: str, material: Material, path: Path) -> Reading:
+    description = replace(material.description, number_format=format)
+    path.write_bytes(write_clip(material.encoder, material.clip_graph, FORMATS[format], material.ranges, description))
+    return read_clip_file(path, np.load(material.clips, mmap_mode="r"))
+
+
+def _make_stream(format: str, material: Material, path: Path) -> Reading:
+    stream = material.require_stream()
+    description = replace(stream.description, number_format=format)
+    path.write_bytes(write_stream(material.encoder, stream.graph, FORMATS[format], material.ranges, description))
+    return read_stream_file(path, np.load(material.clips, mmap_mode="r"))
+
+
+def _make_micro(material: Material, path: Path) -> Reading:
+    from export.micro import write_micro
+
+    description = replace(material.require_stream().description, number_format="int8", kind="step")
+    write_micro(write_step(material.encoder, FORMATS["int8"], material.ranges, description), path)
+    return read_micro(path, np.load(material.features, mmap_mode="r"), material.encoder)
+
+
+def _make_saved_model(material: Material, path: Path) -> Reading:
+    start_on_cpu()
+    from export.saved_model import write_saved_model
+
+    write_saved_model(material.encoder, material.front_end, material.description.clip_samples, path)
+    return read_saved_model(path, np.load(material.clips, mmap_mode="r"))
+
+
+def _make_onnx(material: Material, path: Path) -> Reading:
+    start_on_cpu()
+    write_onnx(material.encoder, material.front_end, material.description.clip_samples, path)
+    return read_onnx(path, np.load(material.clips, mmap_mode="r"))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of artefact."""
+
+    file: str
+    """Its name in the folder."""
+    make: Callable[[Material, Path], Reading]
+    """Writes it to a path and reads it back."""
+    number_format: str = "float32"
+    way_round: str = "take another artefact"
+    """What its user can do if it can't be made."""
+
+
+KINDS = {
+    "saved_model": Kind("saved_model", _make_saved_model, way_round="take model.tflite"),
+    "float32": Kind("model.tflite", partial(_make_clip, "float32"), way_round="take saved_model"),
+    "float16": Kind("model_float16.tflite", partial(_make_clip, "float16"), "float16"),
+    "dynamic_range": Kind("model_dynamic_range.tflite", partial(_make_clip, "dynamic_range"), "dynamic_range"),
+    "int8": Kind("model_int8.tflite", partial(_make_clip, "int8"), "int8", "take model_dynamic_range.tflite"),
+    "int16x8": Kind("model_int16x8.tflite", partial(_make_clip, "int16x8"), "int16x8"),
+    "stream_float32": Kind("stream.tflite", partial(_make_stream, "float32")),
+    "stream_dynamic_range": Kind(
+        "stream_dynamic_range.tflite", partial(_make_stream, "dynamic_range"), "dynamic_range"
+    ),
+    "stream_int8": Kind("stream_int8.tflite", partial(_make_stream, "int8"), "int8"),
+    "stream_int16x8": Kind("stream_int16x8.tflite", partial(_make_stream, "int16x8"), "int16x8"),
+    "micro": Kind("micro", _make_micro, "int8", "take stream_int8.tflite"),
+    "onnx": Kind("model.onnx", _make_onnx, way_round="take saved_model"),
 }
-"""By the name in the folder: what writes it, and what loads it back."""
+"""By the name that `--only` takes."""
 
 
-def export_run(folder: Path, out: Path, shards: Path | None = None) -> list[Agreement]:
-    """Writes saved_model/ and model.tflite into `out`, replacing those of an earlier export once all are proven.
+def export_run(
+    folder: Path,
+    out: Path,
+    shards: Path | None = None,
+    only: Iterable[str] = (),
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> list[Proof]:
+    """Writes the artefacts of a finished run into `out`, with export_report.json and MODEL_CARD.md.
+
+    An artefact that can't be made or proven leaves that of an earlier export as it was; the others are still made.
 
     Args:
-        shards: clips to compare on; those of the run if None. Its test split is used, or the validation split.
+        shards: clips to prove on; those of the run if None. Its test split is used, or the validation split.
+        only: names in KINDS; empty: all of them.
+        progress: called with what is made next, and how many are done of how many.
 
     Raises:
-        UserError: no finished run, no clips to compare on, or `out` can't be written.
-        ExportError: an artefact can't be made, or differs from the model.
+        UserError: no finished run, no clips, an unknown name, or `out` can't be written.
+        ExportError: the front end can't be converted, so that there is nothing to make artefacts of.
     """
-    _hide_gpus()
-    run = load_run(folder)
-    shards = shards or run.config.corpus.shards
-    split = "test" if shard_files(shards, "test") else "validation"
-    audio = next(evaluation_batches(shards, split, run.config.corpus.clip_samples, CLIPS).as_numpy_iterator())["audio"]
-    reference = predictor(run)(audio)
-    agreements = []
+    names = _chosen(only)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out, prefix=".unproven-") as aside:
-            for name, (write, load) in ARTEFACTS.items():
-                path = Path(aside) / name
-                write(run, path)
-                agreements.append(compare(path, load(path)(audio), reference, TOLERANCE))
-            for name in ARTEFACTS:
-                _replace(Path(aside) / name, out / name)
+            progress("what they are made of", 0, len(names))
+            subject = in_child(gather, folder, shards, Path(aside))
+            proofs = []
+            for done, name in enumerate(names):
+                progress(KINDS[name].file, done, len(names))
+                proofs.append(_export(name, subject, Path(aside), out))
+            write_text(out / REPORT, json.dumps(report(subject.facts, proofs), indent=2, ensure_ascii=False) + "\n")
+            write_text(out / CARD, model_card(subject.facts, proofs))
     except OSError as error:
         raise UserError(f"{out} can't be written: {error.strerror or error}") from error
-    except tf.errors.ResourceExhaustedError as error:  # how TensorFlow says that the disk is full
-        raise UserError(f"{out} can't be written: {error.message}") from error
-    return agreements
+    return proofs
 
 
-def _hide_gpus() -> None:
-    """Beside a GPU, Keras would put cuDNN's GRU into the graphs, and TF32 would blur what they are compared with."""
+def _chosen(only: Iterable[str]) -> list[str]:
+    unknown = sorted(set(only) - KINDS.keys())
+    if unknown:
+        raise UserError(f"--only {', '.join(unknown)}: no such artefact; expected of: {', '.join(KINDS)}")
+    return [name for name in KINDS if not only or name in only]
+
+
+def _export(name: str, subject: Subject, aside: Path, out: Path) -> Proof:
+    """Makes an artefact aside, judges it, and puts it in its place."""
+    kind = KINDS[name]
+    path = aside / kind.file
     try:
-        tf.config.set_visible_devices([], "GPU")
-    except RuntimeError as error:
-        raise ExportError("this process has used a GPU already; export in a process of its own") from error
+        reading = in_child(kind.make, subject.material, path)
+        proof = judge(name, kind.file, reading, subject, kind.number_format, _size(path))
+    except NotMadeError as error:
+        return Proof(name, kind.file, "not made", str(error))
+    except ExportError as error:
+        return Proof(name, kind.file, "failed", f"{error}; {kind.way_round}")
+    if proof.status == "proven":
+        _replace(path, out / kind.file)
+    return proof
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _replace(new: Path, old: Path) -> None:

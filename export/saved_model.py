@@ -1,24 +1,124 @@
-"""Trained run -> SavedModel: raw audio in, probabilities out, any batch size."""
+"""Trained run -> SavedModel, float32, any batch size, servable as it is.
 
+Signatures, each with named inputs and outputs (samples and frames are those of the run's clips):
+
+    serving_default  audio (batch, samples) in [-1, 1]     -> probabilities (batch, labels)
+    logits           audio (batch, samples)                -> logits (batch, labels)
+    features         audio (batch, samples)                -> features (batch, frames, features)
+    from_features    features (batch, frames, features)    -> logits (batch, labels)
+    embedding        audio (batch, samples)                -> embedding (batch, channels), the pooled encoder output
+"""
+
+import dataclasses
 from pathlib import Path
 
-import keras
+import numpy as np
 import tensorflow as tf
 
-from speech_gru.run import Run
+from export.encoder import Convolution, Encoder, Gru
+from export.front_end import FrontEndState, rebuild
 
 
-def write_saved_model(run: Run, folder: Path) -> None:
-    """Writes a new `folder`.
+class InferenceGraph(tf.Module):
+    """The way from audio to logits, written for inference: see export.reference for its equations."""
 
-    Its signature `serving_default` takes `audio` (batch, clip samples) float32 in [-1, 1] and gives `probabilities`
-    (batch, labels) float32.
-    """
-    archive = keras.export.ExportArchive()
-    archive.track(run.recognizer)
-    archive.add_endpoint(
-        "serving_default",
-        lambda audio: {"probabilities": tf.nn.softmax(run.recognizer(audio))},
-        input_signature=[tf.TensorSpec((None, run.config.corpus.clip_samples), tf.float32, name="audio")],
-    )
-    archive.write_out(folder, verbose=False)
+    def __init__(self, encoder: Encoder, front_end: FrontEndState):
+        super().__init__(name="recognizer")
+        self.weights = []
+        self.encoder = self._with_variables(encoder)
+        self.front_end = rebuild(front_end)
+
+    def _with_variables(self, item):
+        """The same, with a variable for each array: the signatures share it, a constant would be in each of them."""
+        if isinstance(item, np.ndarray):
+            self.weights.append(tf.Variable(item, trainable=False))
+            return self.weights[-1]
+        if isinstance(item, tuple):
+            return tuple(map(self._with_variables, item))
+        if dataclasses.is_dataclass(item):
+            fields = {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
+            return type(item)(**{name: self._with_variables(value) for name, value in fields.items()})
+        return item
+
+    def from_features(self, features: tf.Tensor) -> tf.Tensor:
+        """(batch, frames, features) -> logits (batch, labels)."""
+        return self.embed(features) @ self.encoder.head + self.encoder.head_bias
+
+    def embed(self, features: tf.Tensor) -> tf.Tensor:
+        """(batch, frames, features) -> (batch, channels)."""
+        encoder, hidden = self.encoder, features
+        for convolution in encoder.convolutions:
+            hidden = _convolve(hidden, convolution)
+        if encoder.stacked > 1:
+            channels = encoder.stacked * encoder.features
+            hidden = tf.reshape(hidden[:, : encoder.steps * encoder.stacked], (-1, encoder.steps, channels))
+        for layer in encoder.layers:
+            hidden = _gru_layer(hidden, layer, encoder.steps)
+        return self._pool(hidden)
+
+    def _pool(self, states: tf.Tensor) -> tf.Tensor:
+        pooling = self.encoder.pooling
+        if pooling.kind == "mean":
+            return tf.reduce_mean(states, axis=1)
+        if pooling.kind == "last":
+            if not self.encoder.bidirectional:
+                return states[:, -1]
+            forwards, backwards = tf.split(states, 2, axis=2)
+            return tf.concat([forwards[:, -1], backwards[:, 0]], axis=1)
+        scores = tf.tanh(states @ pooling.hidden + pooling.bias) @ pooling.score
+        return tf.reduce_sum(tf.nn.softmax(scores, axis=1) * states, axis=1)
+
+
+def _convolve(inputs: tf.Tensor, convolution: Convolution) -> tf.Tensor:
+    padded = tf.pad(inputs, ((0, 0), convolution.padding, (0, 0)))
+    outputs = tf.nn.relu(tf.nn.conv1d(padded, convolution.kernel, convolution.stride, "VALID") + convolution.bias)
+    return outputs + inputs if convolution.residual else outputs
+
+
+def _gru_layer(inputs: tf.Tensor, layer: tuple[Gru, ...], steps: int) -> tf.Tensor:
+    """(batch, steps, inputs) -> (batch, steps, channels): the directions side by side in one loop over the steps."""
+    units, batch = layer[0].units, tf.shape(inputs)[0]
+    projected = [inputs @ gru.kernel + gru.bias for gru in layer]
+    projected = tf.stack([item if index == 0 else item[:, ::-1] for index, item in enumerate(projected)])
+    projected = tf.transpose(projected, (2, 0, 1, 3))  # (steps, directions, batch, 3 units)
+    recurrent = tf.stack([gru.recurrent for gru in layer])
+    bias = tf.stack([gru.candidate_bias for gru in layer])[:, tf.newaxis]
+
+    def step(index, state, states):
+        product = state @ recurrent
+        given = projected[index]
+        update, reset = tf.split(tf.sigmoid(given[..., : 2 * units] + product[..., : 2 * units]), 2, axis=-1)
+        candidate = tf.tanh(given[..., 2 * units :] + reset * (product[..., 2 * units :] + bias))
+        state = candidate + update * (state - candidate)
+        return index + 1, state, states.write(index, state)
+
+    first = tf.zeros((len(layer), batch, units))
+    shape = tf.TensorShape((len(layer), None, units))
+    states = tf.TensorArray(tf.float32, steps, element_shape=shape)
+    begin = (tf.constant(0), first, states)
+    invariants = (tf.TensorShape(()), shape, tf.TensorShape(None))
+    _, _, states = tf.while_loop(lambda index, *_: index < steps, step, begin, shape_invariants=invariants)
+    stacked = tf.transpose(states.stack(), (1, 2, 0, 3))  # (directions, batch, steps, units)
+    return tf.concat([stacked[index] if index == 0 else stacked[index][:, ::-1] for index in range(len(layer))], axis=2)
+
+
+def write_saved_model(encoder: Encoder, front_end: FrontEndState, clip_samples: int, folder: Path) -> None:
+    """Writes a new `folder`."""
+    graph = InferenceGraph(encoder, front_end)
+    audio = tf.TensorSpec((None, clip_samples), tf.float32, name="audio")
+    features = tf.TensorSpec((None, encoder.frames, encoder.features), tf.float32, name="features")
+    signatures = {
+        "serving_default": (lambda audio: {"probabilities": tf.nn.softmax(logits(audio))}, audio),
+        "logits": (lambda audio: {"logits": logits(audio)}, audio),
+        "features": (lambda audio: {"features": graph.front_end(audio)}, audio),
+        "from_features": (lambda features: {"logits": graph.from_features(features)}, features),
+        "embedding": (lambda audio: {"embedding": graph.embed(graph.front_end(audio))}, audio),
+    }
+
+    def logits(audio: tf.Tensor) -> tf.Tensor:
+        return graph.from_features(graph.front_end(audio))
+
+    functions = {
+        name: tf.function(each, input_signature=[spec], autograph=False) for name, (each, spec) in signatures.items()
+    }
+    tf.saved_model.save(graph, str(folder), {name: each.get_concrete_function() for name, each in functions.items()})

@@ -1,56 +1,146 @@
-"""Trained run -> TFLite file: raw audio in, probabilities out, built-in operators alone, its description inside."""
+"""TFLite files: for whole clips, for streams, and for microcontrollers. Raw audio in, but for microcontrollers.
+
+Inputs and outputs have names and a fixed order:
+
+    clip    audio (1, clip samples)                      -> probabilities (1, labels), logits (1, labels)
+    stream  audio (1, chunk samples), state_0, state_1 … -> probabilities, logits, new_state_0, new_state_1 …
+    step    features (1, frames, features), state_0 …    -> logits, new_state_0 …; in the format's own numbers
+
+A stream's states begin at zero (an integer state: at its zero point) and each new one is the next chunk's state. The
+first of a stream is the audio that its next frame begins with: fill it with the first samples to get, chunk by chunk,
+what the clip that begins there gets.
+"""
 
 from collections import Counter
-from pathlib import Path
 
-import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
-from tensorflow.lite.python.convert_phase import ConverterError
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from data_pipeline.files import written_aside
-from export.verify import ExportError
-from speech_gru import __version__
-from speech_gru.artefact import Artefact, add_description
-from speech_gru.run import Run
+from export.encoder import Encoder
+from export.errors import ExportError
+from export.flatbuffer import FLOAT, Form, Graph, ModelWriter, Tensor
+from export.lite_graph import LiteGraph
+from export.number_format import NumberFormat
+from export.reference import Ranges
+from speech_gru.artefact import METADATA_NAME, Artefact, describe, sign
 
 
-def write_tflite(run: Run, path: Path) -> None:
-    """Writes the float32 file: (1, clip samples) float32 -> (1, labels) float32.
+def write_clip(
+    encoder: Encoder, front_end: bytes, format: NumberFormat, ranges: Ranges, description: Artefact
+) -> bytes:
+    """The file for whole clips.
 
-    The batch and the number of frames are fixed: with an open batch a GRU's loop needs operators that are not built in.
+    Args:
+        front_end: TFLite model (1, clip samples) -> (1, frames, features), see export.front_end.
+    """
+    writer = ModelWriter()
+    graph = writer.main
+    audio = graph.input("audio", (1, description.clip_samples))
+    (features,) = graph.splice(front_end, [audio], half=format.weights != "float32")
+    lite = LiteGraph(graph, encoder, format, ranges)
+    features = lite.reshape(features_of(features, encoder.frames, encoder), encoder.frames, encoder.features)
+    inputs, _ = lite.convolved(lite.cast(features, lite.products_form("features")))
+    states, last = lite.recurrent(inputs)
+    _answer(lite, lite.head(lite.pool(states, last)))
+    return _finish(writer, description)
+
+
+def write_stream(
+    encoder: Encoder, front_end: bytes, format: NumberFormat, ranges: Ranges, description: Artefact
+) -> bytes:
+    """The file for streams: one step of the GRU layers for a chunk of `subsampling` hops.
+
+    Args:
+        front_end: TFLite model (1, overlap + chunk samples) -> (1, subsampling, features).
 
     Raises:
-        ExportError: the converted graph isn't made of built-in operators.
+        ExportError: the encoder is bidirectional.
     """
+    _refuse_bidirectional(encoder)
+    writer = ModelWriter()
+    graph = writer.main
+    lite = LiteGraph(graph, encoder, format, ranges)
+    audio = graph.input("audio", (1, description.chunk_samples))
+    before = graph.input("state_0", (1, description.overlap_samples))
+    stretch = lite.concatenate([before, audio], axis=1)
+    (features,) = graph.splice(front_end, [stretch], half=format.weights != "float32")
+    features = lite.reshape(features_of(features, encoder.subsampling, encoder), encoder.subsampling, encoder.features)
+    logits, states = _one_step(lite, lite.cast(features, lite.products_form("features")), first=1)
+    _answer(lite, logits)
+    graph.output("new_state_0", lite.columns(stretch, description.chunk_samples, description.overlap_samples))
+    _give(graph, states, first=1)
+    return _finish(writer, description)
 
-    def recognize(audio: tf.Tensor) -> tf.Tensor:
-        return tf.nn.softmax(run.recognizer(audio))
 
-    signature = tf.TensorSpec((1, run.config.corpus.clip_samples), tf.float32, name="audio")
-    concrete = tf.function(recognize, input_signature=[signature]).get_concrete_function()
-    frozen = convert_variables_to_constants_v2(concrete)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    try:
-        model = converter.convert()
-    except ConverterError as error:
-        raise ExportError(f"the graph can't be converted to TFLite: {str(error).splitlines()[0]}") from error
+def write_step(encoder: Encoder, format: NumberFormat, ranges: Ranges, description: Artefact) -> bytes:
+    """The file for microcontrollers: as that for streams, without front end. Raises ExportError as write_stream."""
+    _refuse_bidirectional(encoder)
+    writer = ModelWriter()
+    lite = LiteGraph(writer.main, encoder, format, ranges)
+    form = lite.products_form("features")
+    features = writer.main.input("features", (1, encoder.subsampling, encoder.features), form)
+    logits, states = _one_step(lite, lite.reshape(features, encoder.subsampling, encoder.features), first=0)
+    writer.main.output("logits", logits)
+    _give(writer.main, states, first=0)
+    return _finish(writer, description)
+
+
+def features_of(tensor: Tensor, frames: int, encoder: Encoder) -> Tensor:
+    """The front end's output with the shape that it must have. Raises ExportError if another was converted."""
+    shape = (1, frames, encoder.features)
+    if tensor.shape != shape:
+        raise ExportError(f"the front end gives {tensor.shape}, but the encoder takes {shape}")
+    return tensor
+
+
+def _refuse_bidirectional(encoder: Encoder) -> None:
+    if encoder.bidirectional:
+        raise ExportError(
+            "a bidirectional encoder needs the whole clip; in a stream the runtime runs the clip file on a window that "
+            "slides. For a streaming file train with model.bidirectional=false"
+        )
+
+
+def _one_step(lite: LiteGraph, features: Tensor, first: int) -> tuple[Tensor, list[Tensor]]:
+    """Logits and new states from the features of a chunk; the states are inputs, counted from `first`."""
+    graph, encoder, made = lite.graph, lite.encoder, 0
+
+    def state(shape: tuple[int, ...], form: Form) -> Tensor:
+        nonlocal made
+        made += 1
+        return graph.input(f"state_{first + made - 1}", shape, form)
+
+    pasts = []
+    for index, convolution in enumerate(encoder.convolutions):
+        width, channels, _ = convolution.kernel.shape
+        source = "features" if index == 0 else f"convolution_{index - 1}/{'sum' if index > 1 else 'relu'}"
+        frames = width - convolution.stride
+        pasts.append(state((1, 1, frames, channels), lite.products_form(source)) if frames else None)
+    recurrent = [state((1, gru.units), lite.state_form) for layer in encoder.layers for gru in layer]
+    inputs, kept = lite.convolved(features, pasts)
+    top, last = lite.recurrent(inputs, recurrent)
+    states = [*kept, *last]
+    if encoder.pooling.kind != "last" and encoder.steps > 1:
+        window = state((encoder.steps - 1, top.shape[1]), lite.state_form)
+        top = lite.concatenate([window, top], axis=0)
+        states.append(lite.rows(top, 1, encoder.steps - 1))
+    return lite.head(lite.pool(top, last)), states
+
+
+def _answer(lite: LiteGraph, logits: Tensor) -> None:
+    logits = lite.cast(logits, FLOAT)
+    lite.graph.output("probabilities", lite.graph.apply("SOFTMAX", [logits], logits.shape, beta=1.0))
+    lite.graph.output("logits", logits)
+
+
+def _give(graph: Graph, states: list[Tensor], first: int) -> None:
+    for number, state in enumerate(states, first):
+        graph.output(f"new_state_{number}", state)
+
+
+def _finish(writer: ModelWriter, description: Artefact) -> bytes:
+    model = sign(writer.finish({METADATA_NAME: describe(description)}))
     refuse_foreign_operators(model)
-    with written_aside(path) as aside:
-        aside.write_bytes(add_description(model, describe(run)))
-
-
-def describe(run: Run) -> Artefact:
-    """What the file of a run says about itself."""
-    return Artefact(
-        labels=run.labels,
-        sample_rate=run.config.corpus.sample_rate,
-        clip_samples=run.config.corpus.clip_samples,
-        front_end=run.config.front_end.model_dump(mode="json"),
-        run=run.folder.resolve().name,
-        version=__version__,
-    )
+    return model
 
 
 def refuse_foreign_operators(model: bytes) -> None:

@@ -1,7 +1,7 @@
 """Train a recogniser of spoken commands on your own words, and run it on the device that listens."""
 
 __version__ = "0.1.0"
-__all__ = ["Recognizer"]
+__all__ = ["Recognizer", "StreamingRecognizer"]
 
 
 def __getattr__(name: str):
@@ -9,4 +9,8 @@ def __getattr__(name: str):
         from speech_gru.recognizer import Recognizer
 
         return Recognizer
+    if name == "StreamingRecognizer":
+        from speech_gru.streaming import StreamingRecognizer
+
+        return StreamingRecognizer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

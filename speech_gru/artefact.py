@@ -9,6 +9,7 @@ offset to offset, and a device doesn't load the flatbuffer schema.
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,11 +17,14 @@ from pathlib import Path
 from data_pipeline.errors import UserError
 
 METADATA_NAME = "speech_gru"
-FORMAT = 1
+FORMAT = 2
 """Raised when an older version can't use a newer file. The line's beginning and the digest stay as they are."""
 _BEGINNING = '{{"speech_gru": {}, "sha256": "{}", '
 _BLANK = "0" * 64
 _FOUND = re.compile(rb'\{"speech_gru": (\d{1,4}), "sha256": "([0-9a-f]{64})", [^\n]*')
+
+
+KINDS = ("clip", "stream", "step")
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,22 @@ class Artefact:
     sample_rate: int
     """Samples a second of the audio that goes in."""
     clip_samples: int
+    kind: str = "clip"
+    """"clip": audio of a whole clip in; "stream": a chunk and states; "step": a chunk's features and states."""
+    number_format: str = "float32"
+    """What weights and products are: see export.number_format."""
+    chunk_samples: int = 0
+    """Of a stream: samples that go in at once, and come anew."""
+    overlap_samples: int = 0
+    """Of a stream: samples of the first state, the audio that the next chunk's first frame begins with."""
+    warmup_chunks: int = 0
+    """Of a stream: after so many chunks the pooling's window is filled."""
+    thresholds: dict[str, float] = field(default_factory=dict)
+    """By label: what is recognised with less probability isn't reported. Labels that are missing have none."""
     front_end: dict = field(default_factory=dict)
     """Settings of the features, for information: the front end itself is in the graph."""
+    front_end_sha256: str = ""
+    """Of those settings and the sampling rate, see `front_end_digest`: equal in files with equal features."""
     head: str = "classification"
     run: str = ""
     """Name of the training run."""
@@ -40,22 +58,34 @@ class Artefact:
     """Of speech_gru, when it was exported."""
 
 
-def add_description(model: bytes, description: Artefact) -> bytes:
-    """A TFLite model, as converted, with `description` inside."""
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
+def front_end_digest(settings: dict, sample_rate: int) -> str:
+    """SHA-256 over a front end's settings and sampling rate as sorted JSON."""
+    return hashlib.sha256(json.dumps([sample_rate, settings], sort_keys=True).encode()).hexdigest()
 
-    tree = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
-    buffer, entry = schema.BufferT(), schema.MetadataT()
+
+def describe(description: Artefact) -> bytes:
+    """The line for a file that isn't signed yet."""
+    line = _BEGINNING.format(FORMAT, _BLANK) + json.dumps(asdict(description), ensure_ascii=False)[1:] + "\n"
+    return line.encode()
+
+
+def sign(model: bytes) -> bytes:
+    """A file that holds an unsigned line (see `describe`), signed."""
     beginning = _BEGINNING.format(FORMAT, _BLANK).encode()
-    buffer.data = beginning + json.dumps(asdict(description), ensure_ascii=False).encode()[1:] + b"\n"
-    entry.name, entry.buffer = METADATA_NAME, len(tree.buffers)
-    tree.buffers.append(buffer)
-    tree.metadata = [*(tree.metadata or ()), entry]
-    builder = flatbuffers.Builder(len(model) + 4096)
-    builder.Finish(tree.Pack(builder), file_identifier=b"TFL3")
-    blank = bytes(builder.Output())
-    return blank.replace(beginning, _BEGINNING.format(FORMAT, hashlib.sha256(blank).hexdigest()).encode())
+    return model.replace(beginning, _BEGINNING.format(FORMAT, hashlib.sha256(model).hexdigest()).encode())
+
+
+def inspect_file(path: str | os.PathLike) -> Artefact:
+    """The description inside a file. Raises UserError if there is none, see `read_description`."""
+    return read_description(read_file(path), path)
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """A file's content. Raises UserError if it can't be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: can't be read: {error.strerror}; expected a .tflite file") from error
 
 
 def read_description(model: bytes, name: str | Path) -> Artefact:
@@ -95,5 +125,22 @@ def _parse(line: bytes) -> Artefact:
     for key in ("sample_rate", "clip_samples"):
         if type(values.get(key)) is not int or values[key] < 1:
             raise ValueError(f"{key}: expected a number of samples, got {str(values.get(key))[:80]}")
+    for key in ("chunk_samples", "overlap_samples", "warmup_chunks"):
+        if type(values.get(key, 0)) is not int or values.get(key, 0) < 0:
+            raise ValueError(f"{key}: expected a number from 0, got {str(values[key])[:80]}")
+    if values.get("kind", "clip") not in KINDS or (values.get("kind") == "stream" and not values.get("chunk_samples")):
+        raise ValueError(f"kind: expected {', '.join(KINDS)}, a stream with chunk_samples, got {str(values)[:80]}")
+    thresholds = values.get("thresholds", {})
+    if not isinstance(thresholds, dict) or not all(_is_share(value) for value in thresholds.values()):
+        raise ValueError(f"thresholds: expected a probability by label, got {str(thresholds)[:80]}")
+    for key in ("number_format", "front_end_sha256", "head", "run", "version"):
+        if not isinstance(values.get(key, ""), str):
+            raise ValueError(f"{key}: expected text, got {str(values[key])[:80]}")
+    if not isinstance(values.get("front_end", {}), dict):
+        raise ValueError(f"front_end: expected settings by name, got {str(values['front_end'])[:80]}")
     known = {item.name for item in fields(Artefact)}
     return Artefact(**{key: value for key, value in values.items() if key in known} | {"labels": tuple(labels)})
+
+
+def _is_share(value) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1

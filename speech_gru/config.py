@@ -38,6 +38,15 @@ class ModelSettings(Settings):
     pooling: Literal["attention", "mean", "last"] = "attention"
     """How the steps become one vector."""
 
+    @model_validator(mode="after")
+    def _check(self):
+        if self.convolution_filters and not self.bidirectional and self.convolution_kernel < self.subsampling:
+            raise ValueError(
+                f"convolution_kernel ({self.convolution_kernel}) must be at least subsampling ({self.subsampling}), "
+                "or frames are never looked at"
+            )
+        return self
+
 
 class TrainingSettings(Settings):
     """How the weights are found."""
@@ -105,6 +114,29 @@ class TensorBoardSettings(Settings):
         return self
 
 
+class AccuracyLoss(Settings):
+    """So many points of accuracy on the clips of the proof an artefact may lose, by number format."""
+
+    float16: Annotated[float, Field(ge=0)] = 0.1
+    dynamic_range: Annotated[float, Field(ge=0)] = 0.3
+    int8: Annotated[float, Field(ge=0)] = 0.3
+    int16x8: Annotated[float, Field(ge=0)] = 0.1
+
+
+class ExportSettings(Settings):
+    """What artefacts must hold, and what they say about themselves."""
+
+    logits_tolerance: Annotated[float, Field(gt=0)] = 1e-3
+    """Largest difference of a logit from the model's, in float32."""
+    accuracy_loss: AccuracyLoss = AccuracyLoss()
+    threshold: Share = 0.0
+    """A word that is recognised with less probability becomes `_unknown_`."""
+    data: str = ""
+    """What the model card calls the corpus; empty: its folder's name."""
+    data_licence: str = ""
+    """The corpus's licence, for the model card."""
+
+
 class SweepRange(Settings):
     """Where a random sweep draws a setting from."""
 
@@ -167,6 +199,7 @@ class Config(Settings):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     tensorboard: TensorBoardSettings = TensorBoardSettings()
+    export: ExportSettings = ExportSettings()
     sweep: SweepSettings | None = None
     """For `speech-gru sweep` alone; `train` pays no heed to it."""
 

@@ -118,11 +118,17 @@ def _convolve(inputs, settings: ModelSettings, synchronized: bool):
 
 def _convolution(inputs, settings: ModelSettings, index: int, synchronized: bool):
     """Convolution over time, normalisation, ReLU; the first one takes `subsampling` frames a step."""
+    stride = 1 if index else settings.subsampling
+    if not settings.bidirectional:
+        # A step sees its own frames and those before: in a stream it needs no frame of the next (as Keras's "causal"
+        # padding, which begins with the first frame alone, would for a stride above 1).
+        past = layers.ZeroPadding1D((settings.convolution_kernel - stride, 0), name=f"past_{index}")
+        inputs = past(inputs)
     convolution = layers.Conv1D(
         settings.convolution_filters,
         settings.convolution_kernel,
-        strides=1 if index else settings.subsampling,
-        padding="same" if settings.bidirectional else "causal",
+        strides=stride,
+        padding="same" if settings.bidirectional else "valid",
         use_bias=False,
         name=f"convolution_{index}",
     )

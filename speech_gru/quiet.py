@@ -35,3 +35,16 @@ def _pass_on(held: BinaryIO, stderr: int) -> None:
     for line in held:
         if not _CHATTER.match(line):
             os.write(2, line)
+
+
+def start_tensorflow() -> None:
+    """Imports TensorFlow without its greetings and its advice to developers."""
+    from speech_gru.memory import few_arenas
+
+    few_arenas()
+    with quiet_start():
+        import tensorflow  # noqa: F401
+
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)

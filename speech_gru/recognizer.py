@@ -1,17 +1,15 @@
-"""The runtime on the device: an exported .tflite file, and audio. NumPy, soundfile and LiteRT, nothing else."""
+"""Recognises clips on the device: an exported .tflite file, and audio. NumPy, soundfile and LiteRT, nothing else."""
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 
-from data_pipeline.audio import LOUDEST_PEAK, fit_length, from_pcm16, load_audio
+from data_pipeline.audio import fit_length, load_audio
 from data_pipeline.errors import UserError
-from speech_gru.artefact import read_description
-from speech_gru.quiet import quiet_start
+from data_pipeline.labels import UNKNOWN
+from speech_gru.lite_file import LiteFile, as_float
 
 
 @dataclass(frozen=True)
@@ -20,6 +18,7 @@ class Recognition:
 
     label: str
     probability: float
+    """Of `label`."""
     ranking: tuple[tuple[str, float], ...]
     """All labels with their probabilities, the most probable first."""
 
@@ -31,32 +30,21 @@ class Recognizer:
     'yes'
 
     Args:
-        model: a .tflite file that `speech-gru export` wrote.
+        model: a .tflite file for clips that `speech-gru export` wrote, or one that is loaded already.
         threads: so many may compute at once; one is enough for a model of this size.
 
     Raises:
-        UserError: the file is missing, truncated, changed or of another program.
+        UserError: the file is missing, truncated, changed, of another program, or not for clips.
     """
 
-    def __init__(self, model: str | os.PathLike, *, threads: int = 1):
-        try:
-            content = Path(model).read_bytes()
-        except OSError as error:
-            raise UserError(f"{model}: can't be read: {error.strerror}; expected a .tflite file") from error
-        self.description = read_description(content, model)
-        if threads < 1:
-            raise UserError(f"threads: expected 1 or more, got {threads}")
-        try:
-            with quiet_start():
-                self._interpreter = Interpreter(model_content=content, num_threads=threads)
-                self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise UserError(f"{model}: LiteRT can't run it: {error}") from error
-        details = [*self._interpreter.get_input_details(), *self._interpreter.get_output_details()]
-        shapes = [item["shape"].tolist() for item in details]
-        if shapes != [[1, self.description.clip_samples], [1, len(self.labels)]]:
-            raise UserError(f"{model}: its graph doesn't fit its description; export it again")
-        self._input, self._output = (item["index"] for item in details)
+    def __init__(self, model: str | os.PathLike | LiteFile, *, threads: int = 1):
+        self._file = model if isinstance(model, LiteFile) else LiteFile(model, threads=threads)
+        self.description = self._file.description
+        if self.description.kind != "clip":
+            raise UserError(
+                f"{self._file.path}: a file of kind {self.description.kind!r}, not for whole clips; "
+                "a stream's runs in StreamingRecognizer"
+            )
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -75,20 +63,30 @@ class Recognizer:
             samples: (samples,) at `sample_rate`, float in [-1, 1] or int16. Of a longer clip the loudest stretch is
                 taken, a shorter one is padded with silence on both sides, as in training.
 
+        Returns: the most probable label, or `_unknown_` where that is less probable than the file's threshold for it.
+
         Raises:
             UserError: another shape or dtype, no samples, NaN or infinity, or samples far beyond [-1, 1].
         """
         probabilities = self.probabilities(samples)
         order = np.argsort(-probabilities, kind="stable")
         ranking = tuple((self.labels[index], float(probabilities[index])) for index in order)
-        return Recognition(*ranking[0], ranking)
+        label, probability = ranking[0]
+        if UNKNOWN in self.labels and probability < self.description.thresholds.get(label, 0):
+            label, probability = UNKNOWN, dict(ranking)[UNKNOWN]
+        return Recognition(label, probability, ranking)
 
     def probabilities(self, samples: np.ndarray) -> np.ndarray:
         """(labels,) float32, of the clip as in `recognize`."""
-        clip = fit_length(_as_float(samples), self.description.clip_samples)
-        self._interpreter.set_tensor(self._input, clip[np.newaxis])
-        self._interpreter.invoke()
-        return self._interpreter.get_tensor(self._output)[0]
+        return self._run(samples)[0]
+
+    def logits(self, samples: np.ndarray) -> np.ndarray:
+        """(labels,) float32, of the clip as in `recognize`."""
+        return self._run(samples)[1]
+
+    def _run(self, samples: np.ndarray) -> list[np.ndarray]:
+        clip = fit_length(as_float(samples), self.description.clip_samples)
+        return [output[0] for output in self._file.run(clip[np.newaxis])]
 
     def load(self, file: str | os.PathLike | BinaryIO) -> np.ndarray:
         """An audio file, a path or a binary file object, as (samples,) float32 at `sample_rate`.
@@ -97,17 +95,3 @@ class Recognizer:
             data_pipeline.audio.AudioError: why it can't be used.
         """
         return load_audio(file, self.sample_rate)
-
-
-def _as_float(samples: np.ndarray) -> np.ndarray:
-    samples = np.asarray(samples)
-    if samples.ndim != 1 or len(samples) == 0:
-        raise UserError(f"expected one channel of samples, shape (samples,), got shape {samples.shape}")
-    if samples.dtype == np.int16:
-        return from_pcm16(samples)
-    if samples.dtype.kind != "f":
-        raise UserError(f"expected float samples in [-1, 1] or int16, got {samples.dtype}")
-    peak = np.abs(samples).max()
-    if not peak <= LOUDEST_PEAK:
-        raise UserError(f"expected finite float samples in [-1, 1], got a peak of {peak:g}; PCM must come as int16")
-    return samples.astype(np.float32)

@@ -14,7 +14,20 @@ from contextlib import suppress
 import typer
 
 from data_pipeline.errors import Interrupted, UserError
-from speech_gru.cli import benchmark, download, evaluate, export, prepare, recognize, summary, sweep, synth, train
+from speech_gru.cli import (
+    benchmark,
+    download,
+    evaluate,
+    export,
+    inspect,
+    listen,
+    prepare,
+    recognize,
+    summary,
+    sweep,
+    synth,
+    train,
+)
 
 app = typer.Typer(
     name="speech-gru",
@@ -24,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (download, synth, prepare, train, sweep, evaluate, export, recognize, summary):
+for module in (download, synth, prepare, train, sweep, evaluate, export, inspect, recognize, listen, summary):
     verb = module.__name__.rpartition(".")[2]
     app.command(verb, no_args_is_help=True)(getattr(module, verb))
 app.add_typer(benchmark.benchmark, name="benchmark")

@@ -26,8 +26,9 @@ def train(
 
     [bold]Example:[/bold]  speech-gru benchmark train speech_commands_subset --set training.precision=float16
     """
-    from speech_gru.cli.console import new_table, print_table, start_tensorflow
+    from speech_gru.cli.console import new_table, print_table
     from speech_gru.config import load_config
+    from speech_gru.quiet import start_tensorflow
 
     experiment = load_config(config, settings)
     start_tensorflow()

@@ -7,20 +7,6 @@ Progress = Callable[[int, int | None], None]
 """Called with (done, total); total is None while unknown."""
 
 
-def start_tensorflow() -> None:
-    """Imports TensorFlow for the verbs that need it, without its greetings and its advice to developers."""
-    from speech_gru.memory import few_arenas
-    from speech_gru.quiet import quiet_start
-
-    few_arenas()
-    with quiet_start():
-        import tensorflow  # noqa: F401
-
-    from absl import logging
-
-    logging.set_verbosity(logging.ERROR)
-
-
 @contextmanager
 def progress_bar(description: str, *, bytes_unit: bool = False) -> Iterator[Progress]:
     """Shows a bar on standard error while the block runs; yields a function to be called with (done, total)."""
@@ -33,6 +19,19 @@ def progress_bar(description: str, *, bytes_unit: bool = False) -> Iterator[Prog
     with progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def progress_steps() -> Iterator[Callable[[str, int, int], None]]:
+    """As `progress_bar`, for steps with names: yields a function to be called with (what comes next, done, total)."""
+    from rich import progress
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.MofNCompleteColumn())
+    with progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda name, done, total: bar.update(task, description=name, completed=done, total=total)
 
 
 def print_counts(labels, counts) -> None:

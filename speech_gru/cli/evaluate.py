@@ -40,7 +40,8 @@ def evaluate(
     import tempfile
 
     from data_pipeline.errors import UserError
-    from speech_gru.cli.console import print_metrics, progress_bar, start_tensorflow
+    from speech_gru.cli.console import print_metrics, progress_bar
+    from speech_gru.quiet import start_tensorflow
 
     if shards is not None and corpus is not None:
         raise UserError("--shards and --corpus exclude each other; give one of them")

@@ -1,6 +1,7 @@
-"""`speech-gru export`: a run -> SavedModel and .tflite file, each proven equal to the model."""
+"""`speech-gru export`: a run -> SavedModel, .tflite files and more, each proven equal to the model."""
 
 import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -12,36 +13,71 @@ from speech_gru.cli.options import RUN
 def export(
     run: RUN,
     out: Annotated[Path | None, typer.Option(help="Folder for the artefacts; if not given, RUN/export.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ARTEFACT",
+            help="Make this one alone; may be repeated: saved_model, float32, float16, dynamic_range, int8, int16x8, "
+            "stream_float32, stream_dynamic_range, stream_int8, stream_int16x8, micro, onnx.",
+        ),
+    ] = None,
     shards: Annotated[
-        Path | None, typer.Option(help="Prepared clips to compare on, instead of those the run was trained with.")
+        Path | None, typer.Option(help="Prepared clips to prove them on, instead of those the run was trained with.")
     ] = None,
 ):
     """Export a trained recogniser; each artefact is loaded back and must agree with the model on real clips.
 
-    One that doesn't is not kept: the exit code is 1, and what an earlier export wrote stays as it was.
+    One that doesn't is not kept: the exit code is 1, and what an earlier export wrote stays as it was. What this model
+    has no use for (a streaming file of a bidirectional encoder) is listed with the reason. The folder also gets
+    export_report.json and MODEL_CARD.md.
 
-    [bold]Example:[/bold]  speech-gru export runs/demo
+    [bold]Examples:[/bold]
+
+    speech-gru export runs/demo
+
+    speech-gru export runs/demo --only float32 --only int8
 
     Then: speech-gru recognize runs/demo/export/model.tflite some.wav
     """
-    from speech_gru.cli.console import new_table, print_table, start_tensorflow
-
-    start_tensorflow()
+    from export.errors import ExportError
     from export.matrix import export_run
-    from export.verify import ExportError
+    from speech_gru.cli.console import progress_steps
 
     folder = out or run / "export"
     try:
-        agreements = export_run(run, folder, shards)
+        with progress_steps() as progress:
+            proofs = export_run(run, folder, shards, only or (), progress)
     except ExportError as error:
         print(f"speech-gru: {error}", file=sys.stderr)
         return 1
-    table = new_table("artefact", "KB", "clips", "largest difference", "equal decisions")
-    for item in agreements:
-        equal = f"{item.equal_decisions} of {item.clips}"
-        table.add_row(
-            item.artefact, f"{item.bytes / 1e3:,.0f}", str(item.clips), f"{item.largest_difference:.1e}", equal
-        )
-    print_table(table)
-    print(f"{folder}: each artefact was loaded back and agrees with the model")
+    _print(proofs)
+    for reason, items in groupby(sorted(proofs, key=_complaint), key=_complaint):
+        if reason:
+            print(f"{', '.join(item.file for item in items)}: {reason}", file=sys.stderr)
+    if any(proof.status == "failed" for proof in proofs):
+        return 1
+    print(f"{folder}: each artefact was loaded back and agrees with the model; see MODEL_CARD.md there")
     return 0
+
+
+def _complaint(proof) -> str:
+    return f"{proof.status}: {proof.reason}" if proof.reason else ""
+
+
+def _print(proofs) -> None:
+    from speech_gru.cli.console import new_table, print_table
+
+    table = new_table("artefact", "KB", "logits", "decisions", "accuracy", "ms", "of")
+    for item in proofs:
+        if not item.clips:
+            continue
+        name = item.file if item.status == "proven" else f"{item.file} (failed)"
+        figures = (
+            f"{item.bytes / 1e3:,.0f}",
+            f"{item.largest_difference:.0e}",
+            f"{item.equal_decisions / item.clips:.2%}",
+        )
+        low, high = (f"{100 * value:.1f}" for value in item.accuracy_interval)
+        table.add_row(name, *figures, f"{item.accuracy:.2%} ({low}-{high})", f"{item.latency_ms:.3f}", item.latency_of)
+    print_table(table)
+    print("logits: largest difference; decisions: the same as the model's; ms: median on one thread")

@@ -11,8 +11,9 @@ def prepare(config: CONFIG, settings: SET = ()):
 
     [bold]Example:[/bold]  speech-gru prepare demo --set corpus.path=my_words --set corpus.shards=my_words-shards
     """
-    from speech_gru.cli.console import print_counts, progress_bar, start_tensorflow
+    from speech_gru.cli.console import print_counts, progress_bar
     from speech_gru.config import load_config
+    from speech_gru.quiet import start_tensorflow
 
     corpus = load_config(config, settings).corpus
     start_tensorflow()

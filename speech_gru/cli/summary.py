@@ -10,7 +10,8 @@ def summary(run: RUN, json: JSON = False):
 
     [bold]Example:[/bold]  speech-gru summary runs/demo
     """
-    from speech_gru.cli.console import new_table, print_table, start_tensorflow
+    from speech_gru.cli.console import new_table, print_table
+    from speech_gru.quiet import start_tensorflow
 
     start_tensorflow()
     from speech_gru.summary import summarize_run

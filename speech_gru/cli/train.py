@@ -26,8 +26,9 @@ def train(
 
     Several hosts: give each the same command and TF_CONFIG, as the README shows.
     """
-    from speech_gru.cli.console import print_metrics, start_tensorflow
+    from speech_gru.cli.console import print_metrics
     from speech_gru.config import load_config
+    from speech_gru.quiet import start_tensorflow
 
     experiment = load_config(config, settings)
     start_tensorflow()

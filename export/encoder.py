@@ -1,0 +1,164 @@
+"""A trained model's weights as plain arrays, in the one form from which every artefact's graph is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:  # a process that writes or measures a file starts without Keras
+    import keras
+
+    from speech_gru.config import ModelSettings
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """Convolution over time and ReLU: batch normalisation is folded into kernel and bias."""
+
+    kernel: np.ndarray
+    """float32 (width, inputs, filters)."""
+    bias: np.ndarray
+    """float32 (filters,)."""
+    stride: int
+    padding: tuple[int, int]
+    """Frames of zeros before and after the clip."""
+    residual: bool
+    """Whether the input is added to the output."""
+
+
+@dataclass(frozen=True)
+class Gru:
+    """One direction of a layer; the gates lie in Keras's order: update z, reset r, candidate h."""
+
+    kernel: np.ndarray
+    """float32 (inputs, 3 units)."""
+    recurrent: np.ndarray
+    """float32 (units, 3 units)."""
+    bias: np.ndarray
+    """float32 (3 units,), of the input's product; the recurrent product's for z and r is added to it."""
+    candidate_bias: np.ndarray
+    """float32 (units,), of the recurrent product's candidate part, inside the reset gate."""
+
+    @property
+    def units(self) -> int:
+        return self.recurrent.shape[0]
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How (steps, channels) become (channels,): "attention", "mean" or "last"."""
+
+    kind: str
+    hidden: np.ndarray | None = None
+    """Attention: float32 (channels, attention units)."""
+    bias: np.ndarray | None = None
+    score: np.ndarray | None = None
+    """Attention: float32 (attention units, 1)."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Features (frames, features) -> logits (labels,)."""
+
+    frames: int
+    """Of a clip."""
+    features: int
+    stacked: int
+    """So many frames are laid side by side before the first GRU layer; 1 where convolutions do the subsampling."""
+    convolutions: tuple[Convolution, ...]
+    layers: tuple[tuple[Gru, ...], ...]
+    """The GRU layers: (forwards,) or (forwards, backwards)."""
+    pooling: Pooling
+    head: np.ndarray
+    """float32 (channels, labels)."""
+    head_bias: np.ndarray
+
+    @property
+    def bidirectional(self) -> bool:
+        return len(self.layers[0]) == 2
+
+    @property
+    def subsampling(self) -> int:
+        """Frames to a step of the GRU layers."""
+        return self.convolutions[0].stride if self.convolutions else self.stacked
+
+    @property
+    def steps(self) -> int:
+        """Steps of the GRU layers in a clip."""
+        if not self.convolutions:
+            return self.frames // self.stacked
+        first = self.convolutions[0]
+        return (self.frames + sum(first.padding) - first.kernel.shape[0]) // first.stride + 1
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in all arrays."""
+        recurrent = [array for layer in self.layers for gru in layer for array in vars(gru).values()]
+        convolved = [array for item in self.convolutions for array in (item.kernel, item.bias)]
+        pooling = [array for array in vars(self.pooling).values() if isinstance(array, np.ndarray)]
+        return sum(array.size for array in (*recurrent, *convolved, *pooling, self.head, self.head_bias))
+
+
+def read_encoder(model: keras.Model, settings: ModelSettings) -> Encoder:
+    """The weights of a model that `speech_gru.model.build_model` made with these settings."""
+    _, frames, features = model.input.shape
+    convolutions = (
+        tuple(_convolution(model, settings, index) for index in range(settings.convolution_layers))
+        if settings.convolution_filters
+        else ()
+    )
+    return Encoder(
+        frames,
+        features,
+        1 if convolutions else settings.subsampling,
+        convolutions,
+        tuple(_layer(model, settings, index) for index in range(settings.layers)),
+        _pooling(model, settings),
+        *_arrays(model.get_layer("head")),
+    )
+
+
+def _arrays(layer: keras.layers.Layer) -> list[np.ndarray]:
+    return [array.astype(np.float32) for array in layer.get_weights()]
+
+
+def _convolution(model: keras.Model, settings: ModelSettings, index: int) -> Convolution:
+    layer = model.get_layer(f"convolution_{index}")
+    (kernel,) = _arrays(layer)
+    norm = model.get_layer(f"batch_norm_{index}")
+    gamma, beta, mean, variance = _arrays(norm)
+    scale = gamma / np.sqrt(variance + norm.epsilon)
+    (stride,) = layer.strides
+    padding = _padding(len(kernel), stride, layer.input.shape[1], settings.bidirectional)
+    return Convolution(kernel * scale, beta - mean * scale, stride, padding, residual=index > 0)
+
+
+def _padding(width: int, stride: int, frames: int, bidirectional: bool) -> tuple[int, int]:
+    """As the model pads: on both sides for ceil(frames / stride) steps, or in front alone."""
+    if not bidirectional:
+        return width - stride, 0
+    total = max(0, (-(-frames // stride) - 1) * stride + width - frames)
+    return total // 2, total - total // 2
+
+
+def _layer(model: keras.Model, settings: ModelSettings, index: int) -> tuple[Gru, ...]:
+    if not settings.bidirectional:
+        return (_gru(model.get_layer(f"gru_{index}")),)
+    both = model.get_layer(f"bigru_{index}")
+    return _gru(both.forward_layer), _gru(both.backward_layer)
+
+
+def _gru(layer: keras.layers.GRU) -> Gru:
+    kernel, recurrent, (bias, recurrent_bias) = _arrays(layer)
+    inside = 2 * layer.units
+    bias = bias + np.concatenate([recurrent_bias[:inside], np.zeros_like(recurrent_bias[inside:])])
+    return Gru(kernel, recurrent, bias, recurrent_bias[inside:])
+
+
+def _pooling(model: keras.Model, settings: ModelSettings) -> Pooling:
+    if settings.pooling != "attention":
+        return Pooling(settings.pooling)
+    layer = model.get_layer("pooling")
+    return Pooling("attention", *_arrays(layer.hidden), *_arrays(layer.score))

@@ -1,0 +1,311 @@
+"""The encoder and its head in LiteRT's built-in operators, in any number format, for whole clips or step by step.
+
+A GRU layer is one matrix product for the input of all steps, and for each step one IF operator whose two branches are
+the same graph: a call. The step's weights are so in the file once, and no loop copies the clip from step to step, which
+is what makes a WHILE slow. `export.reference` is what all of it must be equal to.
+"""
+
+import itertools
+
+import numpy as np
+
+from export.encoder import Convolution, Encoder, Gru
+from export.flatbuffer import FLOAT, Form, Graph, Quantization, Tensor
+from export.number_format import UNIT, NumberFormat, form_of, quantize_bias, quantize_weights
+from export.reference import Ranges
+
+_RELU = 1  # schema.ActivationFunctionType.RELU
+
+
+class LiteGraph:
+    """Adds the encoder's parts to a graph.
+
+    Args:
+        ranges: of all activations (see export.reference.Ranges); of no account in a format of floats.
+    """
+
+    def __init__(self, graph: Graph, encoder: Encoder, format: NumberFormat, ranges: Ranges):
+        self.graph, self.encoder, self.format, self.ranges = graph, encoder, format, ranges
+
+    # Number formats
+
+    def products_form(self, name: str) -> Form:
+        """What matrix products take or give as the activation of this name."""
+        return form_of(self.format.products, self.ranges[name]) if self.format.is_integer else FLOAT
+
+    def gates_form(self, name: str) -> Form:
+        """What the gates take as the activation of this name."""
+        return form_of(self.format.gates, self.ranges[name]) if self.format.is_integer else FLOAT
+
+    @property
+    def state_form(self) -> Form:
+        """What GRU states are."""
+        return UNIT if self.format.is_integer else FLOAT
+
+    def cast(self, tensor: Tensor, form: Form, graph: Graph | None = None) -> Tensor:
+        """The same values in another form."""
+        if tensor.form == form:
+            return tensor
+        operator, version = ("DEQUANTIZE", 3) if form == FLOAT else ("QUANTIZE", 2)
+        return (graph or self.graph).apply(operator, [tensor], tensor.shape, form, version=version)
+
+    def _weights(self, graph: Graph, kernel: np.ndarray, bias: np.ndarray, inputs: Form) -> list[Tensor]:
+        """Kernel (outputs first) and bias as constants."""
+        if self.format.weights == "float32":
+            return [graph.constant(kernel), graph.constant(bias)]
+        if self.format.weights == "float16":
+            return [graph.half_constant(kernel), graph.constant(bias)]
+        values, quantization = quantize_weights(kernel)
+        weights = graph.constant(values, quantization)
+        if not self.format.is_integer:
+            return [weights, graph.constant(bias)]
+        return [weights, graph.constant(*quantize_bias(bias, inputs, quantization))]
+
+    # Layers
+
+    def dense(
+        self, inputs: Tensor, kernel: np.ndarray, bias: np.ndarray, name: str, graph: Graph | None = None
+    ) -> Tensor:
+        """inputs (rows, channels) times kernel (channels, outputs), plus bias: the activation `name`."""
+        graph = graph or self.graph
+        weights = self._weights(graph, np.ascontiguousarray(kernel.T), bias, inputs.form)
+        shape, form = (inputs.shape[0], kernel.shape[1]), self.products_form(name)
+        return graph.apply("FULLY_CONNECTED", [inputs, *weights], shape, form, version=_dense_version(self.format))
+
+    def convolve(self, inputs: Tensor, convolution: Convolution, name: str, with_past: Tensor | None = None) -> Tensor:
+        """(1, 1, frames, channels) -> (1, 1, steps, filters), as export.reference.convolve.
+
+        Args:
+            with_past: in a stream, the inputs after those that came before, which take the place of the padding.
+        """
+        before, after = convolution.padding
+        padded = inputs if with_past is None else with_past
+        if with_past is None and (before or after):
+            widths = self.graph.constant(np.array([(0, 0), (0, 0), (before, after), (0, 0)], np.int32))
+            shape = (1, 1, inputs.shape[2] + before + after, inputs.shape[3])
+            padded = self.graph.apply("PAD", [inputs, widths], shape, inputs.form)
+        kernel = np.ascontiguousarray(np.moveaxis(convolution.kernel, 2, 0)[:, None])
+        steps = (padded.shape[2] - kernel.shape[2]) // convolution.stride + 1
+        hidden = self.graph.apply(
+            "CONV_2D",
+            [padded, *self._weights(self.graph, kernel, convolution.bias, inputs.form)],
+            (1, 1, steps, len(kernel)),
+            self.products_form(f"{name}/relu"),
+            version=_dense_version(self.format, convolution=True),
+            padding=1,  # valid
+            strideH=1,
+            strideW=convolution.stride,
+            fusedActivationFunction=_RELU,
+        )
+        if not convolution.residual:
+            return hidden
+        return self.combine("ADD", hidden, inputs, self.products_form(f"{name}/sum"))
+
+    def gru_layer(self, inputs: Tensor, layer: tuple[Gru, ...], name: str, states: list[Tensor]) -> list[list[Tensor]]:
+        """All steps' states of each direction, each (1, units) and at its own step.
+
+        Args:
+            inputs: (steps, channels), in the products' form.
+            states: each direction's state before its first step.
+        """
+        projections = [self.dense(inputs, gru.kernel, gru.bias, f"{name}/projected") for gru in layer]
+        rows = [
+            self.split(self.cast(item, self.gates_form(f"{name}/projected")), inputs.shape[0], 0)
+            for item in projections
+        ]
+        orders = [list(range(inputs.shape[0])), list(reversed(range(inputs.shape[0])))][: len(layer)]
+        found = [[None] * inputs.shape[0] for _ in layer]
+        step = self._step_graph(layer, name) if inputs.shape[0] > 1 else None
+        for places in zip(*orders, strict=True):
+            now = [row[place] for row, place in zip(rows, places, strict=True)]
+            if step is None:
+                states = self._step(self.graph, layer, name, now, states)
+            else:
+                states = self._call(step, now + states, states)
+            for direction, place, state in zip(found, places, states, strict=True):
+                direction[place] = state
+        return found
+
+    def _call(self, step: Graph, inputs: list[Tensor], like: list[Tensor]) -> list[Tensor]:
+        outputs = [self.graph.tensor(item.shape, item.form) for item in like]
+        always = self.graph.constant(np.array([True]))
+        branches = {"thenSubgraphIndex": step.index, "elseSubgraphIndex": step.index}
+        self.graph.add("IF", [always, *inputs], outputs, **branches)
+        return outputs
+
+    def _step_graph(self, layer: tuple[Gru, ...], name: str) -> Graph:
+        """One step of all directions of a layer: inputs the projections, then the states; outputs the new states."""
+        graph, form = self.graph.model.graph(f"{name}/step"), self.gates_form(f"{name}/projected")
+        now = [graph.input(f"projected_{index}", (1, 3 * gru.units), form) for index, gru in enumerate(layer)]
+        states = [graph.input(f"state_{index}", (1, gru.units), self.state_form) for index, gru in enumerate(layer)]
+        for index, state in enumerate(self._step(graph, layer, name, now, states)):
+            graph.output(f"new_state_{index}", state)
+        return graph
+
+    def _step(self, graph: Graph, layer: tuple[Gru, ...], name: str, now: list[Tensor], states: list[Tensor]):
+        return [self._gru_step(graph, *each, name) for each in zip(layer, now, states, strict=True)]
+
+    def _gru_step(self, graph: Graph, gru: Gru, projected: Tensor, state: Tensor, name: str) -> Tensor:
+        """export.reference.gru_step, with the reset after the product."""
+        bias = np.concatenate([np.zeros(2 * gru.units, np.float32), gru.candidate_bias])
+        operand = self.cast(state, self._state_operand, graph)
+        product = self.dense(operand, gru.recurrent, bias, f"{name}/product", graph)
+        product = self.cast(product, self.gates_form(f"{name}/product"), graph)
+        given = self.split(projected, 3, 1, graph)
+        recurrent = self.split(product, 3, 1, graph)
+        update, reset = (
+            self._curve("LOGISTIC", self.combine("ADD", *pair, self.gates_form(f"{name}/gates"), graph), graph)
+            for pair in zip(given[:2], recurrent[:2], strict=True)
+        )
+        inner = self.combine("MUL", reset, recurrent[2], self.gates_form(f"{name}/inner"), graph)
+        proposal = self.combine("ADD", given[2], inner, self.gates_form(f"{name}/proposal"), graph)
+        candidate = self._curve("TANH", proposal, graph)
+        twice = Form("int16", Quantization(2 / 32768)) if self.format.is_integer else FLOAT
+        kept = self.combine("MUL", update, self.combine("SUB", state, candidate, twice, graph), twice, graph)
+        return self.combine("ADD", candidate, kept, self.state_form, graph)
+
+    @property
+    def _state_operand(self) -> Form:
+        """States as the products take them."""
+        return Form("int8", Quantization(1 / 128)) if self.format.products == "int8" else self.state_form
+
+    def _curve(self, operator: str, inputs: Tensor, graph: Graph) -> Tensor:
+        return graph.apply(
+            operator, [inputs], inputs.shape, self.state_form, version=3 if self.format.is_integer else 1
+        )
+
+    # Operators
+
+    def combine(self, operator: str, left: Tensor, right: Tensor, form: Form, graph: Graph | None = None) -> Tensor:
+        """ADD, SUB or MUL of two tensors of one shape."""
+        options = {"potScaleInt16": False} if form.dtype == "int16" and operator != "MUL" else {}
+        return (graph or self.graph).apply(operator, [left, right], left.shape, form, **options)
+
+    def split(self, tensor: Tensor, parts: int, axis: int, graph: Graph | None = None) -> list[Tensor]:
+        """Equal parts along an axis."""
+        if parts == 1:
+            return [tensor]
+        graph = graph or self.graph
+        shape = list(tensor.shape)
+        shape[axis] //= parts
+        outputs = [graph.tensor(shape, tensor.form) for _ in range(parts)]
+        graph.add("SPLIT", [graph.constant(np.array(axis, np.int32)), tensor], outputs, numSplits=parts)
+        return outputs
+
+    def concatenate(self, tensors: list[Tensor], axis: int) -> Tensor:
+        """Tensors of one form, one after the other along an axis."""
+        if len(tensors) == 1:
+            return tensors[0]
+        shape = list(tensors[0].shape)
+        shape[axis] = sum(item.shape[axis] for item in tensors)
+        return self.graph.apply("CONCATENATION", tensors, shape, tensors[0].form, axis=axis)
+
+    def reshape(self, tensor: Tensor, *shape: int) -> Tensor:
+        """The same numbers in another shape."""
+        if tensor.shape == shape:
+            return tensor
+        target = self.graph.constant(np.array(shape, np.int32))
+        return self.graph.apply("RESHAPE", [tensor, target], shape, tensor.form, newShape=list(shape))
+
+    def rows(self, tensor: Tensor, start: int, count: int) -> Tensor:
+        """Some rows of (rows, channels)."""
+        if (start, count) == (0, tensor.shape[0]):
+            return tensor
+        begin, size = (
+            self.graph.constant(np.array([value, last], np.int32)) for value, last in ((start, 0), (count, -1))
+        )
+        return self.graph.apply("SLICE", [tensor, begin, size], (count, tensor.shape[1]), tensor.form)
+
+    def columns(self, tensor: Tensor, start: int, count: int) -> Tensor:
+        """Some columns of (1, columns)."""
+        begin, size = (
+            self.graph.constant(np.array([first, value], np.int32)) for first, value in ((0, start), (1, count))
+        )
+        return self.graph.apply("SLICE", [tensor, begin, size], (1, count), tensor.form)
+
+    # The whole
+
+    def convolved(self, features: Tensor, pasts: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Features (frames, features), in the products' form -> inputs (steps, channels) of the first GRU layer.
+
+        Args:
+            pasts: in a stream, what each convolution keeps of the past.
+
+        Returns: the inputs, and what each convolution keeps for the next chunk.
+        """
+        encoder, kept = self.encoder, []
+        if not encoder.convolutions:
+            steps = features.shape[0] // encoder.stacked
+            used = self.rows(features, 0, steps * encoder.stacked)
+            return self.reshape(used, steps, encoder.stacked * encoder.features), []
+        hidden = self.reshape(features, 1, 1, *features.shape)
+        for index, convolution in enumerate(encoder.convolutions):
+            with_past = None
+            if pasts and pasts[index] is not None:
+                with_past, newest = self._after(pasts[index], hidden)
+                kept.append(newest)
+            hidden = self.convolve(hidden, convolution, f"convolution_{index}", with_past)
+        return self.reshape(hidden, *hidden.shape[2:]), kept
+
+    def _after(self, past: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """`past` and `hidden` as one, (1, 1, frames, channels), and of that as many newest frames as `past` has."""
+        frames, channels = past.shape[2:]
+        both = self.concatenate([past, hidden], axis=2)
+        begin = self.graph.constant(np.array([0, 0, both.shape[2] - frames, 0], np.int32))
+        size = self.graph.constant(np.array(past.shape, np.int32))
+        return both, self.graph.apply("SLICE", [both, begin, size], (1, 1, frames, channels), past.form)
+
+    def recurrent(self, inputs: Tensor, states: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Inputs of the first GRU layer, in the products' form -> the top layer's states (steps, channels).
+
+        Args:
+            states: of each layer and direction before its first step; zeros if None.
+
+        Returns: the top layer's states, and each layer's after its last step.
+        """
+        given, last, outputs = iter(states or ()), [], None
+        for index, layer in enumerate(self.encoder.layers):
+            before = list(itertools.islice(given, len(layer))) if states else [self._zeros(gru.units) for gru in layer]
+            directions = self.gru_layer(inputs, layer, f"gru_{index}", before)
+            last += [directions[0][-1], *(direction[0] for direction in directions[1:])]
+            outputs = self.concatenate([self.concatenate(direction, 0) for direction in directions], axis=1)
+            inputs = self.cast(outputs, self._state_operand)
+        return outputs, last
+
+    def _zeros(self, units: int) -> Tensor:
+        if self.state_form == FLOAT:
+            return self.graph.constant(np.zeros((1, units), np.float32))
+        return self.graph.constant(np.zeros((1, units), np.int16), self.state_form.quantization)
+
+    def pool(self, states: Tensor, last: list[Tensor]) -> Tensor:
+        """The top layer's states (steps, channels) -> (1, channels), in float32 unless it is the last state."""
+        pooling, (steps, channels) = self.encoder.pooling, states.shape
+        if pooling.kind == "last":
+            return self.concatenate(last[-len(self.encoder.layers[-1]) :], axis=1)
+        floats = self.cast(states, FLOAT)
+        if pooling.kind == "mean":
+            axis = self.graph.constant(np.array([0], np.int32))
+            return self.graph.apply("MEAN", [floats, axis], (1, channels), keepDims=True)
+        hidden = self.dense(self.cast(states, self._state_operand), pooling.hidden, pooling.bias, "attention")
+        hidden = self.graph.apply("TANH", [self.cast(hidden, FLOAT)], hidden.shape)
+        score = [
+            self.graph.constant(np.ascontiguousarray(pooling.score.T)),
+            self.graph.constant(np.zeros(1, np.float32)),
+        ]
+        scores = self.graph.apply("FULLY_CONNECTED", [hidden, *score], (steps, 1))
+        weights = self.graph.apply("SOFTMAX", [self.reshape(scores, 1, steps)], (1, steps), beta=1.0)
+        return self.graph.apply("BATCH_MATMUL", [weights, floats], (1, channels))
+
+    def head(self, pooled: Tensor) -> Tensor:
+        """(1, channels) -> logits (1, labels), in the products' form."""
+        operand = self._state_operand if self.encoder.pooling.kind == "last" else self.products_form("pooled")
+        return self.dense(self.cast(pooled, operand), self.encoder.head, self.encoder.head_bias, "logits")
+
+
+def _dense_version(format: NumberFormat, convolution: bool = False) -> int:
+    """The first version of FULLY_CONNECTED, or of CONV_2D, that knows the form of its numbers."""
+    if format.weights != "int8":
+        return 1
+    if convolution:
+        return {"float32": 5, "int8": 3, "int16": 4}[format.products]
+    return {"float32": 12, "int8": 12, "int16": 12}[format.products]
