@@ -87,6 +87,8 @@ class TrainingData:
     steps_per_epoch: int
     label_weights: Sequence[float] | None = None
     """How much a clip of each label counts; None: all alike."""
+    preceding_samples: int = 0
+    """Before each clip come so many of another one's last, and their frames before its own."""
 
     def __post_init__(self):
         _find_shards(self.shards, "train", self.clip_samples)
@@ -119,7 +121,7 @@ class TrainingData:
         """Features of the first step's first clips without and with augmentation: (clips, frames, features) each."""
         step, serialized = next(iter(self.records()))
         plain = self.front_end(decode_batch(serialized[:clips], self.clip_samples)["audio"])
-        return plain, self._map(0, 1)(step, serialized)[0][:clips]
+        return plain, self._map(0, 1)(step, serialized)[0][:clips, -plain.shape[1] :]
 
     def _map(self, host: int, hosts: int) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
         noise, augment = read_noise(self.shards), self.augment
@@ -141,7 +143,10 @@ class TrainingData:
                 cut = (batch["label"] == SILENCE) & (batch["speaker"] == "")
                 audio = refresh(audio, fold_in(key, 20), cut)
             response = None if microphone is None else microphone(audio, fold_in(key, 4))
-            features = self.front_end(augment_waveforms(audio, key), response)
+            audio = augment_waveforms(audio, key)
+            if self.preceding_samples:  # of the clip before it in the batch, which is another one at each step
+                audio = tf.concat([tf.roll(audio, 1, axis=0)[:, -self.preceding_samples :], audio], axis=1)
+            features = self.front_end(audio, response)
             features, labels = augment_features(features, tf.one_hot(indices.lookup(batch["label"]), count), key)
             # A clip that mixup has made of two weighs between them.
             return features, labels, tf.linalg.matvec(labels, label_weights.astype(np.float32))

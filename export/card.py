@@ -118,7 +118,8 @@ def _limits(facts: Facts) -> str:
 
 
 def _usage(proofs: list[Proof]) -> str:
-    clip = next((proof.file for proof in proofs if proof.file == "model.tflite"), "model.tflite")
+    proven = [proof.file for proof in proofs if proof.status == "proven"]
+    clip = next((file for file in proven if file.startswith("model") and file.endswith(".tflite")), "model.tflite")
     return (
         "## How to run it\n\n"
         f"```\nspeech-gru recognize {clip} some.wav\nspeech-gru inspect {clip}\n```\n\n"

@@ -11,6 +11,8 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from export.errors import ExportError
+
 _TYPES = {
     "float32": schema.TensorType.FLOAT32,
     "float16": schema.TensorType.FLOAT16,
@@ -208,6 +210,8 @@ class Graph:
         item.opcodeIndex = self.model.operator(getattr(schema.BuiltinOperator, name), version)
         item.inputs, item.outputs = [each.index for each in inputs], [each.index for each in outputs]
         kind = _OPTIONS.get(name, name.title().replace("_", "") + "Options")
+        if kind is None and options:
+            raise AttributeError(f"{name} has no options; got {', '.join(options)}")
         if kind is not None:
             item.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
             item.builtinOptions = getattr(schema, kind + "T")()
@@ -248,6 +252,8 @@ class Graph:
         for item in graph.operators:
             code = other.operatorCodes[item.opcodeIndex]
             builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
+            if builtin == schema.BuiltinOperator.CUSTOM:
+                raise ExportError(f"an operator that LiteRT doesn't have built in: {code.customCode.decode()}")
             item.opcodeIndex = self.model.operator(builtin, code.version)
             item.inputs = [moved[index].index if index >= 0 else -1 for index in item.inputs]
             item.outputs = [moved[index].index for index in item.outputs]

@@ -103,11 +103,12 @@ def start_on_cpu() -> None:
     tf.config.set_visible_devices([], "GPU")
 
 
-def gather(folder: Path, shards: Path | None, scratch: Path) -> Subject:
+def gather(folder: Path, shards: Path | None, overrides: tuple[str, ...], scratch: Path) -> Subject:
     """Reads a run and runs its model.
 
     Args:
         shards: clips to prove on; those of the run if None.
+        overrides: settings of the section export, such as `export.threshold=0.5`, in the place of the run's.
         scratch: a folder for the clips.
 
     Raises:
@@ -115,9 +116,11 @@ def gather(folder: Path, shards: Path | None, scratch: Path) -> Subject:
         ExportError: the front end can't be converted.
     """
     start_on_cpu()
+    from speech_gru.config import load_config
     from speech_gru.run import load_run
 
     run = load_run(folder)
+    run = replace(run, config=load_config(folder / "config.yaml", overrides))
     shards = shards or run.config.corpus.shards
     encoder = read_encoder(run.recognizer.get_layer("encoder_and_head"), run.config.model)
     state = front_end_state(run.front_end)

@@ -1,7 +1,9 @@
 """All artefacts of a run: each made and proven in a process of its own, and put in its place once it is proven."""
 
 import json
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +24,8 @@ from export.tflite import write_clip, write_step, write_stream
 from export.verify import Reading, read_clip_file, read_micro, read_onnx, read_saved_model, read_stream_file
 
 REPORT, CARD = "export_report.json", "MODEL_CARD.md"
+_ASIDE = ".unproven-"
+_OLD_SECONDS = 3600
 
 
 def _make_clip(format: str, material: Material, path: Path) -> Reading:
@@ -68,6 +72,7 @@ class Kind:
     make: Callable[[Material, Path], Reading]
     """Writes it to a path and reads it back."""
     number_format: str = "float32"
+    streams: bool = False
     way_round: str = "take another artefact"
     """What its user can do if it can't be made."""
 
@@ -77,15 +82,15 @@ KINDS = {
     "float32": Kind("model.tflite", partial(_make_clip, "float32"), way_round="take saved_model"),
     "float16": Kind("model_float16.tflite", partial(_make_clip, "float16"), "float16"),
     "dynamic_range": Kind("model_dynamic_range.tflite", partial(_make_clip, "dynamic_range"), "dynamic_range"),
-    "int8": Kind("model_int8.tflite", partial(_make_clip, "int8"), "int8", "take model_dynamic_range.tflite"),
+    "int8": Kind("model_int8.tflite", partial(_make_clip, "int8"), "int8", way_round="take model_dynamic_range.tflite"),
     "int16x8": Kind("model_int16x8.tflite", partial(_make_clip, "int16x8"), "int16x8"),
-    "stream_float32": Kind("stream.tflite", partial(_make_stream, "float32")),
+    "stream_float32": Kind("stream.tflite", partial(_make_stream, "float32"), streams=True),
     "stream_dynamic_range": Kind(
-        "stream_dynamic_range.tflite", partial(_make_stream, "dynamic_range"), "dynamic_range"
+        "stream_dynamic_range.tflite", partial(_make_stream, "dynamic_range"), "dynamic_range", True
     ),
-    "stream_int8": Kind("stream_int8.tflite", partial(_make_stream, "int8"), "int8"),
-    "stream_int16x8": Kind("stream_int16x8.tflite", partial(_make_stream, "int16x8"), "int16x8"),
-    "micro": Kind("micro", _make_micro, "int8", "take stream_int8.tflite"),
+    "stream_int8": Kind("stream_int8.tflite", partial(_make_stream, "int8"), "int8", True),
+    "stream_int16x8": Kind("stream_int16x8.tflite", partial(_make_stream, "int16x8"), "int16x8", True),
+    "micro": Kind("micro", _make_micro, "int8", True, "take stream_int8.tflite"),
     "onnx": Kind("model.onnx", _make_onnx, way_round="take saved_model"),
 }
 """By the name that `--only` takes."""
@@ -96,6 +101,7 @@ def export_run(
     out: Path,
     shards: Path | None = None,
     only: Iterable[str] = (),
+    overrides: Iterable[str] = (),
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> list[Proof]:
     """Writes the artefacts of a finished run into `out`, with export_report.json and MODEL_CARD.md.
@@ -105,18 +111,22 @@ def export_run(
     Args:
         shards: clips to prove on; those of the run if None. Its test split is used, or the validation split.
         only: names in KINDS; empty: all of them.
+        overrides: settings of the section export, such as `export.threshold=0.5`, in the place of the run's.
         progress: called with what is made next, and how many are done of how many.
 
     Raises:
         UserError: no finished run, no clips, an unknown name, or `out` can't be written.
         ExportError: the front end can't be converted, so that there is nothing to make artefacts of.
     """
-    names = _chosen(only)
+    names, overrides = _chosen(only), tuple(overrides)
+    if wrong := [item for item in overrides if not item.startswith("export.")]:
+        raise UserError(f"--set {wrong[0]}: a trained run's settings are fixed, but for those that begin with export.")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".unproven-") as aside:
+        _remove_leftovers(out)
+        with tempfile.TemporaryDirectory(dir=out, prefix=_ASIDE) as aside:
             progress("what they are made of", 0, len(names))
-            subject = in_child(gather, folder, shards, Path(aside))
+            subject = in_child(gather, folder, shards, overrides, Path(aside))
             proofs = []
             for done, name in enumerate(names):
                 progress(KINDS[name].file, done, len(names))
@@ -126,6 +136,13 @@ def export_run(
     except OSError as error:
         raise UserError(f"{out} can't be written: {error.strerror or error}") from error
     return proofs
+
+
+def _remove_leftovers(out: Path) -> None:
+    """What exports that were killed have left; one that runs beside this one is younger."""
+    for folder in out.glob(f"{_ASIDE}*"):
+        if time.time() - folder.stat().st_mtime > _OLD_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _chosen(only: Iterable[str]) -> list[str]:
@@ -140,11 +157,13 @@ def _export(name: str, subject: Subject, aside: Path, out: Path) -> Proof:
     kind = KINDS[name]
     path = aside / kind.file
     try:
+        if kind.streams:
+            subject.material.require_stream()
         reading = in_child(kind.make, subject.material, path)
         proof = judge(name, kind.file, reading, subject, kind.number_format, _size(path))
     except NotMadeError as error:
         return Proof(name, kind.file, "not made", str(error))
-    except ExportError as error:
+    except (ExportError, UserError) as error:  # the latter: the runtime refuses the file
         return Proof(name, kind.file, "failed", f"{error}; {kind.way_round}")
     if proof.status == "proven":
         _replace(path, out / kind.file)

@@ -18,6 +18,7 @@ from export.tflite import operators
 
 _LINE = 16
 """Bytes on a line of the array."""
+_ALIGNMENT = 16
 _TENSOR_BYTES, _OPERATOR_BYTES = 96, 128
 """About what TFLite Micro keeps for each, constants' quantisation included."""
 
@@ -67,12 +68,28 @@ def arena_bytes(model: bytes) -> tuple[int, str]:
         from tflite_micro import runtime
     except ModuleNotFoundError:
         return _estimate(model), "computed from the tensors' sizes, not measured; leave it a margin"
-    interpreter = runtime.Interpreter.from_bytes(model, arena_size=_plenty(model))
-    report = _captured(interpreter.print_allocations)
+
+    def fits(size: int) -> bool:
+        try:
+            _captured(lambda: runtime.Interpreter.from_bytes(model, arena_size=size))
+        except RuntimeError:
+            return False
+        return True
+
+    high = _plenty(model)
+    if not fits(high):
+        raise ExportError(f"TFLite Micro can't run the step model, not even in {high:,} bytes")
+    report = _captured(runtime.Interpreter.from_bytes(model, arena_size=high).print_allocations)
     found = re.search(r"Arena allocation total (\d+) bytes", report)
     if found is None:
         raise ExportError(f"TFLite Micro doesn't say how large the arena is, but: {report[:200]}")
-    return int(found[1]), "as TFLite Micro's interpreter used on a 64-bit machine; a 32-bit one needs less"
+    # That leaves out what its planner needs for a moment. In much less than that it crashes.
+    low = int(found[1])
+    while high - low > _ALIGNMENT:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    high += -high % _ALIGNMENT
+    return high, "the least in which TFLite Micro's interpreter starts on a 64-bit machine; a 32-bit one needs less"
 
 
 def _plenty(model: bytes) -> int:

@@ -60,7 +60,7 @@ UNIT = Form("int16", Quantization(1 / 32768))
 def quantize_weights(kernel: np.ndarray) -> tuple[np.ndarray, Quantization]:
     """int8 weights in -127..127 with a scale for each index of the first axis."""
     flat = np.abs(kernel.reshape(len(kernel), -1)).max(axis=1)
-    scale = np.where(flat > 0, flat / 127, 1.0).astype(np.float32)
+    scale = np.where(flat > 1e-30, flat / 127, 1.0).astype(np.float32)
     shaped = scale.reshape(-1, *[1] * (kernel.ndim - 1))
     return np.round(kernel / shaped).astype(np.int8), Quantization(tuple(scale.tolist()))
 

@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
-from scipy.stats import binomtest
 
 from export.material import Facts, Subject
 from export.verify import Reading
@@ -21,8 +20,8 @@ class Proof:
     """Of what isn't proven."""
     bytes: int = 0
     clips: int = 0
-    largest_difference: float = 0.0
-    """Of the logits."""
+    largest_difference: float | None = 0.0
+    """Of the logits; None if they aren't finite."""
     equal_decisions: int = 0
     correct: int = 0
     accuracy: float = 0.0
@@ -36,6 +35,8 @@ class Proof:
 
 def judge(name: str, file: str, reading: Reading, subject: Subject, number_format: str, size: int) -> Proof:
     """Compares a reading with the trained model; the tolerances are those of the run's config, section export."""
+    from scipy.stats import binomtest  # a second; a process that makes an artefact does without
+
     found, expected, truth = reading.logits, subject.logits, subject.truth
     difference = float(np.abs(found - expected).max())
     guesses, decisions = found.argmax(axis=1), expected.argmax(axis=1)
@@ -49,7 +50,7 @@ def judge(name: str, file: str, reading: Reading, subject: Subject, number_forma
         reason,
         size,
         clips,
-        difference,
+        difference if np.isfinite(difference) else None,
         int((guesses == decisions).sum()),
         correct,
         correct / clips,

@@ -14,6 +14,7 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from data_pipeline.audio import HIGHEST_RATE, LOWEST_RATE
 from data_pipeline.errors import UserError
 
 METADATA_NAME = "speech_gru"
@@ -125,6 +126,8 @@ def _parse(line: bytes) -> Artefact:
     for key in ("sample_rate", "clip_samples"):
         if type(values.get(key)) is not int or values[key] < 1:
             raise ValueError(f"{key}: expected a number of samples, got {str(values.get(key))[:80]}")
+    if not LOWEST_RATE <= values["sample_rate"] <= HIGHEST_RATE:
+        raise ValueError(f"sample_rate: expected {LOWEST_RATE} to {HIGHEST_RATE}, got {values['sample_rate']}")
     for key in ("chunk_samples", "overlap_samples", "warmup_chunks"):
         if type(values.get(key, 0)) is not int or values.get(key, 0) < 0:
             raise ValueError(f"{key}: expected a number from 0, got {str(values[key])[:80]}")

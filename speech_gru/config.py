@@ -203,6 +203,12 @@ class Config(Settings):
     sweep: SweepSettings | None = None
     """For `speech-gru sweep` alone; `train` pays no heed to it."""
 
+    @model_validator(mode="after")
+    def _check(self):
+        if self.augment.preceding_ms and self.model.bidirectional:
+            raise ValueError("augment.preceding_ms is for streams; it needs model.bidirectional: false")
+        return self
+
     @field_validator("name")
     @classmethod
     def _check_name(cls, name):
@@ -246,6 +252,7 @@ _OF_NO_EFFECT = {
     "name": True,
     "tensorboard": True,
     "sweep": True,
+    "export": True,
     "corpus": {"path", "shards"},  # what lies there counts, and is compared by its digest
     "training": {"checkpoint_steps", "validation_batch_size"},
 }

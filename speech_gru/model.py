@@ -46,6 +46,7 @@ def build_model(
     cudnn: bool | str = "auto",
     unroll: bool = False,
     synchronized: bool = False,
+    preceding_frames: int = 0,
 ) -> keras.Model:
     """The trained part: features (batch, frames, features) -> logits (batch, labels), always float32.
 
@@ -55,6 +56,7 @@ def build_model(
     Args:
         cudnn: of Keras's GRU layers: True demands cuDNN, False rules it out, "auto" takes it where it can be had.
         unroll: write the GRUs' steps out instead of looping; rules out cuDNN.
+        preceding_frames: before the clip come so many frames, which the pooling leaves out; a whole number of steps.
         synchronized: normalise over the batches of all devices together (TensorFlow alone has this).
 
     Raises:
@@ -62,7 +64,7 @@ def build_model(
     """
     if settings.subsampling > frames:
         raise UserError(f"model.subsampling is {settings.subsampling}, but a clip has only {frames} frames")
-    inputs = keras.Input((frames, features), name="features")
+    inputs = keras.Input((preceding_frames + frames, features), name="features")
     hidden = _convolve(inputs, settings, synchronized)
     for index in range(settings.layers):
         if index and settings.dropout:
@@ -70,6 +72,8 @@ def build_model(
         is_last = index == settings.layers - 1
         sequences = not (is_last and settings.pooling == "last")
         hidden = _gru(settings, index, return_sequences=sequences, use_cudnn=cudnn, unroll=unroll)(hidden)
+    if preceding_frames and settings.pooling != "last":
+        hidden = layers.Cropping1D((preceding_frames // settings.subsampling, 0), name="clip")(hidden)
     hidden = _pool(hidden, settings)
     if settings.dropout:
         hidden = layers.Dropout(settings.dropout, name="dropout_head")(hidden)

@@ -10,6 +10,7 @@ from data_pipeline.audio import fit_length, load_audio
 from data_pipeline.errors import UserError
 from data_pipeline.labels import UNKNOWN
 from speech_gru.lite_file import LiteFile, as_float
+from speech_gru.shipped import CLIP_MODEL
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,15 @@ class Recognizer:
     'yes'
 
     Args:
-        model: a .tflite file for clips that `speech-gru export` wrote, or one that is loaded already.
+        model: a .tflite file for clips that `speech-gru export` wrote, or one that is loaded already; if not given, the
+            one that comes with the package.
         threads: so many may compute at once; one is enough for a model of this size.
 
     Raises:
         UserError: the file is missing, truncated, changed, of another program, or not for clips.
     """
 
-    def __init__(self, model: str | os.PathLike | LiteFile, *, threads: int = 1):
+    def __init__(self, model: str | os.PathLike | LiteFile = CLIP_MODEL, *, threads: int = 1):
         self._file = model if isinstance(model, LiteFile) else LiteFile(model, threads=threads)
         self.description = self._file.description
         if self.description.kind != "clip":

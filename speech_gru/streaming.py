@@ -13,6 +13,7 @@ import numpy as np
 from data_pipeline.errors import UserError
 from data_pipeline.labels import SILENCE, UNKNOWN
 from speech_gru.lite_file import LiteFile, as_float
+from speech_gru.shipped import STREAM_MODEL
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class StreamingRecognizer:
     ...         print(heard.label)
 
     Args:
-        model: a .tflite file for streams or clips that `speech-gru export` wrote, or one that is loaded already.
+        model: a .tflite file for streams or clips that `speech-gru export` wrote, or one that is loaded already; if not
+            given, the one that comes with the package.
         hop_seconds: with a file for clips, the window moves on by so much.
         threshold: a word is detected at this mean probability, where the file has no threshold for it.
         smoothing_seconds: the mean is over the outputs of so much audio.
@@ -47,7 +49,7 @@ class StreamingRecognizer:
 
     def __init__(
         self,
-        model: str | os.PathLike | LiteFile,
+        model: str | os.PathLike | LiteFile = STREAM_MODEL,
         *,
         hop_seconds: float = 0.1,
         threshold: float = 0.7,
@@ -58,7 +60,8 @@ class StreamingRecognizer:
         self.description = about = self._file.description
         if about.kind not in ("stream", "clip"):
             raise UserError(f"{self._file.path}: a file of kind {about.kind!r}; expected one for streams or clips")
-        if not hop_seconds > 0 or not 0 <= threshold <= 1 or smoothing_seconds < 0 or pause_seconds < 0:
+        times = (hop_seconds, smoothing_seconds, pause_seconds)
+        if not np.isfinite(times).all() or min(times) < 0 or hop_seconds == 0 or not 0 <= threshold <= 1:
             raise UserError(
                 "expected hop_seconds above 0, threshold from 0 to 1, smoothing_seconds and pause_seconds from 0, got "
                 f"{hop_seconds}, {threshold}, {smoothing_seconds} and {pause_seconds}"
@@ -116,14 +119,13 @@ class StreamingRecognizer:
     def detect(self, samples: np.ndarray) -> list[Detection]:
         """The words that these samples complete. Arguments and errors as for `logits`."""
         found = []
-        for outputs in self._run(as_float(samples)):
-            self._recent[self._outputs % self._smoothed] = outputs[0][0]
+        for _ in self._run(as_float(samples)):
             end = self._width + (self._outputs - 1) * self._step
             if end < self._quiet_until or self._outputs < max(self._smoothed, self.description.warmup_chunks):
                 continue
             mean = self._recent.mean(axis=0)
-            best = max(self._words, key=lambda index: mean[index])
-            if best == mean.argmax() and mean[best] >= self._thresholds[best]:
+            best = int(mean.argmax())
+            if best in self._words and mean[best] >= self._thresholds[best]:
                 found.append(Detection(self.labels[best], float(mean[best]), end / self.description.sample_rate))
                 self._quiet_until = end + self._pause
         return found
@@ -139,6 +141,7 @@ class StreamingRecognizer:
                 self._window[: self._width - self._step] = self._window[self._step :].copy()
                 self._filled -= self._step
                 self._outputs += 1
+                self._recent[self._outputs % self._smoothed] = outputs[0][0]
                 yield outputs
 
     def _run_window(self) -> list[np.ndarray]:

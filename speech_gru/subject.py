@@ -9,11 +9,14 @@ from data_pipeline.corpus import SILENCE, UNKNOWN
 from data_pipeline.errors import UserError
 from data_pipeline.prepare import Prepared, prepare
 from data_pipeline.settings import CorpusSettings
+from speech_gru.artefact import inspect_file
 from speech_gru.config import load_config
 from speech_gru.evaluation import Predict
+from speech_gru.lite_file import LiteFile
 from speech_gru.recognizer import Recognizer
 from speech_gru.report import predictor
 from speech_gru.run import load_run
+from speech_gru.streaming import StreamingRecognizer
 
 
 @dataclass(frozen=True)
@@ -35,23 +38,49 @@ class Subject:
         return load_config(self.run / "config.yaml").corpus.shards
 
 
-def load_subject(path: Path) -> Subject:
-    """Loads a run directory or a .tflite file. Raises UserError if it is neither."""
+def load_subject(path: Path, *, keep_state: bool = False) -> Subject:
+    """Loads a run directory or a .tflite file.
+
+    Args:
+        keep_state: a streaming file hears all clips as one stream; otherwise it begins anew with each clip.
+
+    Raises:
+        UserError: it is neither, or has no state to keep.
+    """
+    if keep_state and (path.is_dir() or inspect_file(path).kind != "stream"):
+        raise UserError(f"{path}: only a streaming file has a state to keep")
     if path.is_dir():
         run = load_run(path)
         corpus = run.config.corpus
         return Subject(predictor(run), run.labels, corpus.sample_rate, corpus.clip_samples, path / "report", path)
-    recognizer = Recognizer(path)
-    about = recognizer.description
+    file = LiteFile(path)
+    about = file.description
     # `export` puts the file into RUN/export/.
     return Subject(
-        lambda audio: np.stack([recognizer.probabilities(clip) for clip in audio]),
+        _stream_predictor(file, keep_state) if about.kind == "stream" else _clip_predictor(file),
         about.labels,
         about.sample_rate,
         about.clip_samples,
         path.parent / "report",
         path.resolve().parent.parent,
     )
+
+
+def _clip_predictor(file: LiteFile) -> Predict:
+    recognizer = Recognizer(file)
+    return lambda audio: np.stack([recognizer.probabilities(clip) for clip in audio])
+
+
+def _stream_predictor(file: LiteFile, keep_state: bool) -> Predict:
+    """What a stream says at each clip's end."""
+    stream = StreamingRecognizer(file)
+
+    def at_the_end(clip: np.ndarray) -> np.ndarray:
+        if not keep_state:
+            stream.reset()
+        return stream.probabilities(clip)[-1]
+
+    return lambda audio: np.stack([at_the_end(clip) for clip in audio])
 
 
 def prepare_corpus(subject: Subject, corpus: Path, scratch: Path, progress) -> Prepared:

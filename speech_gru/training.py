@@ -204,6 +204,7 @@ def build_learner(config: Config, plan: Plan, front_end: FrontEnd) -> Learner:
             cudnn=use_cudnn(settings),
             unroll=settings.xla,
             synchronized=strategy.num_replicas_in_sync > 1,
+            preceding_frames=_preceding_samples(config, front_end) // front_end.hop,
         )
         optimizer = build_optimizer(settings, plan.steps_per_epoch, plan.policy)
         optimizer.build(model.trainable_variables)
@@ -231,7 +232,15 @@ def training_data(config: Config, plan: Plan, front_end: FrontEnd) -> TrainingDa
         config.training.batch_size,
         plan.steps_per_epoch,
         class_weights(plan.label_clips, config.training.class_balance),
+        _preceding_samples(config, front_end),
     )
+
+
+def _preceding_samples(config: Config, front_end: FrontEnd) -> int:
+    """Whole steps of the model: a clip's own steps are then those that it has by itself."""
+    step = front_end.hop * config.model.subsampling
+    wanted = config.augment.preceding_ms * config.corpus.sample_rate / 1000
+    return min(round(wanted / step), config.corpus.clip_samples // step) * step
 
 
 def device_batches(strategy: tf.distribute.Strategy, data: TrainingData, step: int) -> Iterator:

@@ -39,7 +39,7 @@ app = typer.Typer(
 )
 for module in (download, synth, prepare, train, sweep, evaluate, export, inspect, recognize, listen, summary):
     verb = module.__name__.rpartition(".")[2]
-    app.command(verb, no_args_is_help=True)(getattr(module, verb))
+    app.command(verb, no_args_is_help=module is not listen)(getattr(module, verb))
 app.add_typer(benchmark.benchmark, name="benchmark")
 
 _UsageError = typer.BadParameter.__base__

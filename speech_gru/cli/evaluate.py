@@ -26,6 +26,16 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the report; if not given, one in report/ beside the model.")
     ] = None,
+    keep_state: Annotated[
+        bool, typer.Option("--keep-state", help="A streaming file: hear all clips as one stream, never begin anew.")
+    ] = False,
+    noise: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of noise recordings that weren't trained with: measure also at 20 to 0 dB SNR, over a "
+            "telephone, 20 dB quieter, shifted, and at other speeds."
+        ),
+    ] = None,
     json: JSON = False,
 ):
     """Measure accuracy with its 95 % interval, precision, recall and F1 by word, the confusions and the worst clips.
@@ -35,6 +45,8 @@ def evaluate(
     speech-gru evaluate runs/demo
 
     speech-gru evaluate runs/demo/export/model.tflite --corpus my_recordings/
+
+    speech-gru evaluate runs/demo --noise street_noise/
     """
     import json as json_format
     import tempfile
@@ -49,7 +61,7 @@ def evaluate(
     from speech_gru.evaluation import predict_split, write_report
     from speech_gru.subject import load_subject, prepare_corpus
 
-    subject, name, prepared = load_subject(model), split.value, None
+    subject, name, prepared = load_subject(model, keep_state=keep_state), split.value, None
     with tempfile.TemporaryDirectory(prefix="speech-gru-") as scratch, progress_bar("Evaluating") as progress:
         if corpus is not None:
             prepared = prepare_corpus(subject, corpus, Path(scratch), progress)
@@ -62,16 +74,48 @@ def evaluate(
             subject.clip_samples,
             progress=progress,
         )
-    folder = out or subject.report_folder / name
+        rows = _measure_noise(subject, noise, shards or subject.shards(), split.value, progress) if noise else []
+    folder = out or subject.report_folder / (f"{name}-one-stream" if keep_state else name)
     metrics = write_report(predictions, folder)
+    if rows:
+        from speech_gru.robustness import write_robustness
+
+        write_robustness(rows, folder)
+        metrics["robustness"] = rows
     if prepared:
         _print_notes(prepared)
     if json:
         print(json_format.dumps(metrics, ensure_ascii=False))
     else:
         print_metrics(name, metrics)
-        print(f"{folder}: metrics.json, confusion.png, worst.csv")
+        if rows:
+            _print_robustness(rows)
+        print(f"{folder}: metrics.json, confusion.png, worst.csv{', robustness.json, robustness.png' if rows else ''}")
     return 3 if prepared and prepared.rejected else 0
+
+
+def _measure_noise(subject, noise: Path, shards: Path, split: str, progress) -> list[dict]:
+    import numpy as np
+
+    from data_pipeline.dataset import evaluation_batches
+    from speech_gru.robustness import load_noise, measure_robustness
+
+    recordings = load_noise(noise, subject.sample_rate)
+    indices = {label.encode(): index for index, label in enumerate(subject.labels)}
+    batches = list(evaluation_batches(shards, split, subject.clip_samples, 256).as_numpy_iterator())
+    clips = np.concatenate([batch["audio"] for batch in batches])
+    truth = np.array([indices[label] for batch in batches for label in batch["label"]])
+    return measure_robustness(subject.predict, clips, truth, recordings, subject.sample_rate, progress)
+
+
+def _print_robustness(rows: list[dict]) -> None:
+    from speech_gru.cli.console import new_table, print_table
+
+    table = new_table("condition", "accuracy", "95 % interval")
+    for row in rows:
+        low, high = row["accuracy_interval"]
+        table.add_row(row["condition"], f"{row['accuracy']:.2%}", f"{low:.2%} to {high:.2%}")
+    print_table(table)
 
 
 def _print_notes(prepared) -> None:

@@ -21,6 +21,10 @@ def export(
             "stream_float32, stream_dynamic_range, stream_int8, stream_int16x8, micro, onnx.",
         ),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="export.KEY=VALUE", help="Override a setting, such as export.threshold=0.5."),
+    ] = None,
     shards: Annotated[
         Path | None, typer.Option(help="Prepared clips to prove them on, instead of those the run was trained with.")
     ] = None,
@@ -46,7 +50,7 @@ def export(
     folder = out or run / "export"
     try:
         with progress_steps() as progress:
-            proofs = export_run(run, folder, shards, only or (), progress)
+            proofs = export_run(run, folder, shards, only or (), settings or (), progress)
     except ExportError as error:
         print(f"speech-gru: {error}", file=sys.stderr)
         return 1
@@ -54,7 +58,7 @@ def export(
     for reason, items in groupby(sorted(proofs, key=_complaint), key=_complaint):
         if reason:
             print(f"{', '.join(item.file for item in items)}: {reason}", file=sys.stderr)
-    if any(proof.status == "failed" for proof in proofs):
+    if any(proof.status == "failed" for proof in proofs) or not any(proof.status == "proven" for proof in proofs):
         return 1
     print(f"{folder}: each artefact was loaded back and agrees with the model; see MODEL_CARD.md there")
     return 0
@@ -74,7 +78,7 @@ def _print(proofs) -> None:
         name = item.file if item.status == "proven" else f"{item.file} (failed)"
         figures = (
             f"{item.bytes / 1e3:,.0f}",
-            f"{item.largest_difference:.0e}",
+            f"{item.largest_difference:.0e}" if item.largest_difference is not None else "-",
             f"{item.equal_decisions / item.clips:.2%}",
         )
         low, high = (f"{100 * value:.1f}" for value in item.accuracy_interval)

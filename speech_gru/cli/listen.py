@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,14 +10,14 @@ from speech_gru.cli.options import JSON
 
 
 def listen(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A .tflite file for streams or clips.")],
-    audio: Annotated[
-        str,
+    arguments: Annotated[
+        list[str] | None,
         typer.Argument(
-            metavar="AUDIO",
-            help="An audio file; - for raw 16-bit mono samples on standard input; mic: a microphone.",
+            metavar="[MODEL] [AUDIO]",
+            help="A .tflite file for streams or clips, or none for the model that comes with speech_gru; then an audio "
+            "file, - for raw 16-bit mono samples on standard input, or mic (the default) for a microphone.",
         ),
-    ] = "mic",
+    ] = None,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Report words from this mean probability on.")] = 0.7,
     json: JSON = False,
 ):
@@ -26,14 +25,26 @@ def listen(
 
     Standard input and microphone have the model's sampling rate. The microphone needs the extra [mic].
 
+    The model that comes with speech_gru knows: yes no up down left right on off stop go zero one two three four five
+    eight.
+
     [bold]Examples:[/bold]
 
-    speech-gru listen stream.tflite
+    speech-gru listen
+
+    speech-gru listen stream.tflite some.wav
 
     arecord -r 16000 -f S16_LE -t raw | speech-gru listen stream.tflite -
     """
+    from data_pipeline.errors import UserError
+    from speech_gru.shipped import STREAM_MODEL
     from speech_gru.streaming import StreamingRecognizer
 
+    given = list(arguments or ())
+    model = given.pop(0) if given and given[0].endswith(".tflite") else STREAM_MODEL
+    audio = given.pop(0) if given else "mic"
+    if given:
+        raise UserError(f"expected a model and one source of audio, got {len(given)} more: {' '.join(given)}")
     stream = StreamingRecognizer(model, threshold=threshold)
     for samples in _chunks(audio, stream.description.sample_rate):
         for heard in stream.detect(samples):
@@ -48,12 +59,16 @@ def _chunks(audio: str, sample_rate: int) -> Iterator:
     if audio == "mic":
         yield from _microphone(sample_rate, size)
     elif audio == "-":
-        while content := sys.stdin.buffer.read(2 * size):
+        while len(content := sys.stdin.buffer.read(2 * size)) > 1:  # half a sample at the end is none
             yield np.frombuffer(content[: len(content) // 2 * 2], "<i2")
     else:
-        from data_pipeline.audio import load_audio
+        from data_pipeline.audio import AudioError, load_audio
 
-        samples = load_audio(audio, sample_rate)
+        try:
+            samples = load_audio(audio, sample_rate)
+        except AudioError as error:
+            raise AudioError(f"{audio}: {error}") from error
+        samples = np.append(samples, np.zeros(sample_rate, np.float32))  # a word may end the file
         yield from (samples[start : start + size] for start in range(0, len(samples), size))
 
 

@@ -11,9 +11,13 @@ from speech_gru.cli.options import JSON
 
 
 def recognize(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A .tflite file that `export` wrote.")],
     audio: Annotated[
-        list[str], typer.Argument(metavar="AUDIO", help="Audio files, folders of them, or - for standard input.")
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] AUDIO...",
+            help="A .tflite file that `export` wrote, or none for the model that comes with speech_gru; then audio "
+            "files, folders of them, or - for standard input.",
+        ),
     ],
     top: Annotated[int, typer.Option(min=1, help="How many labels to show for each clip.")] = 1,
     json: JSON = False,
@@ -23,7 +27,12 @@ def recognize(
     Files may be WAV, FLAC, Ogg Vorbis, Opus or MP3 of any rate and length; of a long one the loudest stretch is taken.
     With --json each line is an object. A file that can't be read is reported and passed over; the exit code is then 3.
 
+    The model that comes with speech_gru knows: yes no up down left right on off stop go zero one two three four five
+    eight. Other speech is `_unknown_`, none is `_silence_`.
+
     [bold]Examples:[/bold]
+
+    speech-gru recognize some.wav
 
     speech-gru recognize model.tflite yes.wav recordings/ --top 3
 
@@ -32,8 +41,13 @@ def recognize(
     from io import BytesIO
 
     from data_pipeline.audio import AudioError
+    from data_pipeline.errors import UserError
     from speech_gru.recognizer import Recognizer
+    from speech_gru.shipped import CLIP_MODEL
 
+    model, audio = (audio[0], audio[1:]) if audio[0].endswith(".tflite") else (CLIP_MODEL, audio)
+    if not audio:
+        raise UserError(f"no audio: expected files, folders or - after {model}")
     files = list(_files(audio))
     recognizer = Recognizer(model)
     failures = 0
@@ -44,7 +58,9 @@ def recognize(
             failures += 1
             print(f"speech-gru: {name}: {error}", file=sys.stderr)
             continue
-        _print(name, recognizer.recognize(samples).ranking[:top], json)
+        heard = recognizer.recognize(samples)
+        others = [item for item in heard.ranking if item[0] != heard.label]
+        _print(name, [(heard.label, heard.probability), *others][:top], json)
     return 3 if failures else 0
 
 

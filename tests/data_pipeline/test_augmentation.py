@@ -54,7 +54,9 @@ WAVEFORM_LAYERS = {
     "gain": lambda: Gain(-10, 6),
     "speed": lambda: Speed(0.9, 1.1),
     "microphone": lambda: Microphone(0.7, np.arange(8000.0)),  # as many bins as the clips have samples
-    "fresh silence": lambda: lambda audio, seed: FreshSilence(quiet(), 16000)(audio, seed, tf.ones(tf.shape(audio)[0], bool)),
+    "fresh silence": lambda: (
+        lambda audio, seed: FreshSilence(quiet(), 16000)(audio, seed, tf.ones(tf.shape(audio)[0], bool))
+    ),
     "noise": lambda: BackgroundNoise(random_clips(1, 50000)[0], 0.7, 0, 25),
     "all": lambda: build_waveform_augmentation(AugmentSettings(), RATE, random_clips(1, 50000)[0]),
 }

@@ -1,96 +1,259 @@
+"""All artefacts of a run, end to end, and what is left when some of them can't be made."""
+
+import errno
+import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from data_pipeline.errors import UserError
-from export import matrix
-from export.matrix import ARTEFACTS, export_run
-from export.verify import ExportError
-from speech_gru import Recognizer
+from export import material, matrix
+from export.errors import ExportError, NotMadeError
+from export.matrix import KINDS, export_run
+from speech_gru import Recognizer, StreamingRecognizer
+
+STREAMS = ("stream_float32", "stream_dynamic_range", "stream_int8", "stream_int16x8")
+CLIP_FILES = ("float32", "float16", "dynamic_range", "int8", "int16x8")
 
 
 def names(folder) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_all_artefacts_of_a_run(tiny_run, tmp_path):
-    agreements = export_run(tiny_run, tmp_path / "new" / "out")
-    assert [item.artefact for item in agreements] == ["saved_model", "model.tflite"]
-    for item in agreements:
-        assert item.clips == item.equal_decisions == 27
-        assert item.largest_difference < 1e-5
-        path = tmp_path / "new" / "out" / item.artefact
+@pytest.fixture
+def here(monkeypatch, subject):
+    """Everything in this process, and the run is read once for all tests."""
+    monkeypatch.setattr(matrix, "in_child", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(matrix, "start_on_cpu", lambda: None)
+    monkeypatch.setattr(matrix, "gather", lambda folder, shards, scratch: subject)
+
+
+def change(monkeypatch, name: str, make) -> None:
+    monkeypatch.setitem(KINDS, name, replace(KINDS[name], make=make))
+
+
+@pytest.fixture(scope="module")
+def stream_run(tiny_config, tmp_path_factory):
+    """A run as tiny_run whose model can stream."""
+    from speech_gru.training import plan_training, train
+
+    model = tiny_config.model.model_copy(update={"bidirectional": False, "pooling": "mean"})
+    config = tiny_config.model_copy(update={"model": model})
+    folder = tmp_path_factory.mktemp("stream_run") / "run"
+    train(config, plan_training(config), folder, report=lambda line: None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stream_export(stream_run, tmp_path_factory):
+    """Folder and proofs of stream_run's streaming kinds, made in this process."""
+    out = tmp_path_factory.mktemp("stream_export")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matrix, "in_child", lambda function, *arguments: function(*arguments))
+        patch.setattr(material, "start_on_cpu", lambda: None)
+        proofs = export_run(stream_run, out, only=(*STREAMS, "micro", "float32"))
+    return out, {proof.artefact: proof for proof in proofs}
+
+
+# End to end
+
+
+def test_all_artefacts_of_a_run(full_export):
+    folder, proofs = full_export
+    assert list(proofs) == list(KINDS)
+    optional = set() if proofs["onnx"].status == "proven" else {"onnx"}
+    for name in {"saved_model", *CLIP_FILES, "onnx"} - optional:
+        proof, path = proofs[name], folder / KINDS[name].file
+        assert (proof.status, proof.reason, proof.clips) == ("proven", "", 27)
         files = [file for file in (path, *path.rglob("*")) if file.is_file()]
-        assert item.bytes == sum(len(file.read_bytes()) for file in files)
-    assert names(tmp_path / "new" / "out") == {"saved_model", "model.tflite"}
+        assert proof.bytes == sum(len(file.read_bytes()) for file in files) > 0
+        assert proof.equal_decisions >= 26
+        assert proof.latency_ms > 0
+    for name in {"saved_model", "float32", "onnx"} - optional:
+        assert proofs[name].largest_difference < 1e-4
+        assert proofs[name].equal_decisions == 27
+    for name in (*STREAMS, "micro"):
+        assert proofs[name].status == "not made"
+        assert "bidirectional" in proofs[name].reason
+    made = {KINDS[name].file for name, proof in proofs.items() if proof.status == "proven"}
+    assert names(folder) == made | {"export_report.json", "MODEL_CARD.md"}
 
 
-def test_again_over_an_earlier_export(tiny_run, tiny_export, tmp_path):
+def test_onnx_is_made_where_it_can_be(full_export):
+    pytest.importorskip("tf2onnx", reason="needs tf2onnx, of the extra onnx")
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime, of the extra onnx")
+    assert full_export.proofs["onnx"].status == "proven"
+
+
+def test_each_file_says_its_number_format(full_export):
+    for name in CLIP_FILES:
+        about = Recognizer(full_export.folder / KINDS[name].file).description
+        assert (about.number_format, about.kind, about.clip_samples) == (name, "clip", 4000)
+
+
+def test_report_and_card(full_export, tiny_run):
+    found = json.loads((full_export.folder / "export_report.json").read_text(encoding="utf-8"))
+    assert (found["run"], found["split"], found["clips"]) == (tiny_run.name, "test", 27)
+    assert [item["artefact"] for item in found["artefacts"]] == list(KINDS)
+    card = (full_export.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for kind in KINDS.values():
+        assert f"| {kind.file} |" in card
+    assert "höher" in card
+
+
+def test_all_streaming_artefacts(stream_export):
+    out, proofs = stream_export
+    for name in (*STREAMS, "micro"):
+        assert (proofs[name].status, proofs[name].clips) == ("proven", 27), proofs[name].reason
+        assert proofs[name].equal_decisions >= 26
+    assert proofs["stream_float32"].largest_difference < 1e-4
+    assert proofs["stream_float32"].latency_of == "50 ms chunk"
+    assert names(out / "micro") == {"model.tflite", "model.h", "model.cc"}
+    for name in STREAMS:
+        about = StreamingRecognizer(out / KINDS[name].file).description
+        assert (about.kind, about.number_format) == ("stream", name.removeprefix("stream_"))
+        assert (about.chunk_samples, about.overlap_samples) == (400, 56)
+
+
+def test_the_stream_is_the_clip_file(stream_export, tiny_shards):
+    from data_pipeline.dataset import evaluation_batches
+
+    out, _ = stream_export
+    stream, clip_file = StreamingRecognizer(out / "stream.tflite"), Recognizer(out / "model.tflite")
+    for clip in next(evaluation_batches(tiny_shards, "test", 4000, 5).as_numpy_iterator())["audio"]:
+        stream.reset()
+        np.testing.assert_allclose(stream.logits(clip)[-1], clip_file.logits(clip), rtol=0, atol=1e-4)
+
+
+# What is done with an earlier export, and what isn't
+
+
+@pytest.fixture
+def earlier(full_export, tmp_path):
+    """A copy of an export, with something of the user's own."""
     out = tmp_path / "out"
-    shutil.copytree(tiny_export, out)
+    shutil.copytree(full_export.folder, out)
+    (out / "notes.txt").write_text("of the user")
     (out / "saved_model" / "old").write_text("of the earlier export")
     (out / "model.tflite").write_bytes(b"of the earlier export")
-    (out / "notes.txt").write_text("of the user")
-    export_run(tiny_run, out)
-    assert names(out) == {"saved_model", "model.tflite", "notes.txt"}
-    assert not (out / "saved_model" / "old").exists()
-    assert Recognizer(out / "model.tflite").labels
+    return out
 
 
-def test_compared_on_the_validation_clips_where_there_are_no_others(tiny_run, tiny_shards, tmp_path, monkeypatch):
-    shards = tmp_path / "shards"
-    shutil.copytree(tiny_shards, shards, ignore=shutil.ignore_patterns("test-*"))
-    monkeypatch.setattr(matrix, "ARTEFACTS", {"model.tflite": ARTEFACTS["model.tflite"]})
-    (agreement,) = export_run(tiny_run, tmp_path / "out", shards)
-    assert agreement.clips == 27
+def test_again_over_an_earlier_export(here, tiny_run, earlier):
+    before = names(earlier)
+    proofs = export_run(tiny_run, earlier, only=("saved_model", "float32"))
+    assert [proof.status for proof in proofs] == ["proven", "proven"]
+    assert names(earlier) == before
+    assert not (earlier / "saved_model" / "old").exists()
+    assert tf.saved_model.load(str(earlier / "saved_model")).signatures.keys() >= {"serving_default"}
+    assert Recognizer(earlier / "model.tflite").labels
+    assert (earlier / "notes.txt").read_text() == "of the user"
 
 
-@pytest.mark.parametrize("name", ARTEFACTS)
-def test_each_artefact_is_verified(tiny_run, tmp_path, monkeypatch, name):
-    """The other one is sound, and isn't published either."""
-    writer, loader = ARTEFACTS[name]
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (ExportError("its process died"), "failed", "its process died; take saved_model"),
+        (NotMadeError("no use for it"), "not made", "no use for it"),
+        (UserError("LiteRT can't run it"), "failed", "LiteRT can't run it; take saved_model"),
+    ],
+)
+def test_one_that_cannot_be_made(here, tiny_run, earlier, monkeypatch, error, status, reason):
+    def crash(content, path):
+        path.write_bytes(b"half of it")
+        raise error
 
-    def load_wrong(path):
-        predict = loader(path)
-        return lambda audio: np.roll(predict(audio), 1, axis=1)
+    change(monkeypatch, "float32", crash)
+    (earlier / "model_float16.tflite").write_bytes(b"of the earlier export")
+    before = names(earlier)
+    proofs = {proof.artefact: proof for proof in export_run(tiny_run, earlier, only=("float32", "float16"))}
+    assert (proofs["float32"].status, proofs["float32"].reason) == (status, reason)
+    assert proofs["float16"].status == "proven"
+    assert (earlier / "model.tflite").read_bytes() == b"of the earlier export"
+    assert Recognizer(earlier / "model_float16.tflite").labels
+    assert names(earlier) == before
+    assert f"{status}: {reason}" in (earlier / "MODEL_CARD.md").read_text(encoding="utf-8")
+    report = json.loads((earlier / "export_report.json").read_text(encoding="utf-8"))
+    assert [item["status"] for item in report["artefacts"]] == [status, "proven"]
 
-    monkeypatch.setitem(ARTEFACTS, name, (writer, load_wrong))
-    with pytest.raises(ExportError, match=f"{name} differs from its model"):
-        export_run(tiny_run, tmp_path)
+
+@pytest.mark.parametrize("name", ["saved_model", "float32", "int8"])
+def test_one_that_says_something_else(here, tiny_run, tmp_path, monkeypatch, name):
+    make = KINDS[name].make
+
+    def make_wrong(content, path):
+        reading = make(content, path)
+        return replace(reading, logits=np.roll(reading.logits, 1, axis=1))
+
+    change(monkeypatch, name, make_wrong)
+    proofs = {proof.artefact: proof for proof in export_run(tiny_run, tmp_path, only=(name, "float16"))}
+    assert proofs[name].status == "failed"
+    assert proofs["float16"].status == "proven"
+    assert names(tmp_path) == {"model_float16.tflite", "export_report.json", "MODEL_CARD.md"}
+
+
+def test_only_what_is_asked_for_and_its_progress(here, tiny_run, tmp_path):
+    seen = []
+    out = tmp_path / "new" / "out"
+    proofs = export_run(tiny_run, out, only=("int8", "float32"), progress=lambda *arguments: seen.append(arguments))
+    assert [proof.artefact for proof in proofs] == ["float32", "int8"]
+    assert names(out) == {"model.tflite", "model_int8.tflite", "export_report.json", "MODEL_CARD.md"}
+    assert seen == [("what they are made of", 0, 2), ("model.tflite", 0, 2), ("model_int8.tflite", 1, 2)]
+
+
+def test_other_shards(tiny_run, tmp_path, monkeypatch):
+    def gather(folder, shards, overrides, scratch):
+        raise UserError(f"clips of {shards}")
+
+    monkeypatch.setattr(matrix, "in_child", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(matrix, "gather", gather)
+    with pytest.raises(UserError, match="clips of other"):
+        export_run(tiny_run, tmp_path, "other")
     assert names(tmp_path) == set()
 
 
-def test_full_disk(tiny_run, tmp_path, monkeypatch):
-    def full(run, path):
-        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+# Mistakes and misfortunes
 
-    monkeypatch.setitem(ARTEFACTS, "saved_model", (full, None))
+
+def test_an_unknown_name(tmp_path):
+    with pytest.raises(UserError, match="--only float33, onyx: no such artefact; expected of: saved_model, float32"):
+        export_run(tmp_path, tmp_path / "out", only=("onyx", "int8", "float33"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(matrix, "in_child", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(material, "start_on_cpu", lambda: None)
+    with pytest.raises(UserError, match="is no finished run"):
+        export_run(tmp_path / "nowhere", tmp_path / "out")
+    assert names(tmp_path / "out") == set()
+
+
+def test_a_folder_that_cannot_be_made(tiny_run, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="can't be written: "):
+        export_run(tiny_run, tmp_path / "file" / "out")
+
+
+def test_a_folder_that_cannot_be_written(tiny_run, tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(matrix.tempfile, "TemporaryDirectory", refuse)
+    with pytest.raises(UserError, match="out can't be written: Permission denied"):
+        export_run(tiny_run, tmp_path / "out")
+
+
+def test_a_full_disk(here, tiny_run, earlier, monkeypatch):
+    def full(content, path):
+        path.write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    change(monkeypatch, "float16", full)
+    before = names(earlier)
     with pytest.raises(UserError, match="can't be written: No space left on device"):
-        export_run(tiny_run, tmp_path)
-    assert names(tmp_path) == set()
-
-
-def test_gpus_are_hidden_before_the_model_is_built(tiny_run, tmp_path, monkeypatch):
-    """With one in sight, Keras puts cuDNN's GRU into the graph, which runs on no other device."""
-    calls = []
-
-    def load(folder):
-        calls.append("load")
-        raise UserError("enough")
-
-    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *arguments: calls.append(arguments))
-    monkeypatch.setattr(matrix, "load_run", load)
-    with pytest.raises(UserError, match="enough"):
-        export_run(tiny_run, tmp_path)
-    assert calls == [([], "GPU"), "load"]
-
-
-def test_a_process_that_has_used_a_gpu(tiny_run, tmp_path, monkeypatch):
-    def too_late(*arguments):
-        raise RuntimeError("Visible devices cannot be modified after being initialized")
-
-    monkeypatch.setattr(tf.config, "set_visible_devices", too_late)
-    with pytest.raises(ExportError, match="export in a process of its own"):
-        export_run(tiny_run, tmp_path)
+        export_run(tiny_run, earlier, only=("float16",))
+    assert names(earlier) == before

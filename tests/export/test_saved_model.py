@@ -1,8 +1,16 @@
+"""SavedModels against Keras: every signature, any batch, and served where there is only TensorFlow."""
+
 import subprocess
 import sys
 
+import keras
 import numpy as np
+import pytest
 import tensorflow as tf
+
+from export.front_end import front_end_state
+from export.reference import embed
+from export.saved_model import InferenceGraph, write_saved_model
 
 PROGRAM = """
 import sys
@@ -23,14 +31,84 @@ np.savez(sys.argv[3], **batches)
 """
 
 
-def test_served_where_there_is_only_tensorflow(tiny_run, tiny_export, tmp_path):
-    import keras
+@pytest.fixture(scope="module")
+def case(random_case):
+    return random_case(bidirectional=True, convolution_filters=6, subsampling=3)
 
+
+@pytest.fixture(scope="module")
+def served(case, front_end, tmp_path_factory):
+    """The signatures of a written SavedModel."""
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    write_saved_model(case.encoder, front_end_state(front_end), 896, folder)
+    return tf.saved_model.load(str(folder)).signatures
+
+
+def shapes(specs: dict) -> dict[str, tuple]:
+    return {name: (spec.shape.as_list(), spec.dtype) for name, spec in specs.items()}
+
+
+def test_signatures(served):
+    audio, features = ([None, 896], tf.float32), ([None, 13, 5], tf.float32)
+    logits = ([None, 4], tf.float32)
+    found = {
+        name: (shapes(each.structured_input_signature[1]), shapes(each.structured_outputs))
+        for name, each in served.items()
+    }
+    assert found == {
+        "serving_default": ({"audio": audio}, {"probabilities": logits}),
+        "logits": ({"audio": audio}, {"logits": logits}),
+        "features": ({"audio": audio}, {"features": features}),
+        "from_features": ({"features": features}, {"logits": logits}),
+        "embedding": ({"audio": audio}, {"embedding": ([None, 14], tf.float32)}),
+    }
+
+
+@pytest.mark.parametrize("size", [1, 3, 80])
+def test_values(served, case, clips, features, size):
+    audio, given = tf.constant(clips[:size]), features[:size]
+    expected = case.model(given).numpy()
+    results = {
+        "serving_default": ("probabilities", keras.ops.softmax(expected)),
+        "logits": ("logits", expected),
+        "features": ("features", given),
+        "embedding": ("embedding", keras.Model(case.model.input, case.model.get_layer("pooling").output)(given)),
+    }
+    for name, (output, values) in results.items():
+        np.testing.assert_allclose(served[name](audio=audio)[output], values, rtol=0, atol=2e-5, err_msg=name)
+    found = served["from_features"](features=tf.constant(given))["logits"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_the_graph_of_each_model(random_case, front_end, features):
+    for settings in (
+        {"bidirectional": both, "convolution_filters": filters, "subsampling": subsampling, "pooling": pooling}
+        for both in (False, True)
+        for filters, subsampling, pooling in ((0, 3, "mean"), (0, 1, "last"), (6, 1, "attention"), (6, 3, "last"))
+    ):
+        case = random_case(**settings)
+        graph = InferenceGraph(case.encoder, front_end_state(front_end))
+        given = tf.constant(features[:5])
+        expected = case.model(given).numpy()
+        np.testing.assert_allclose(graph.from_features(given), expected, rtol=0, atol=1e-5, err_msg=str(settings))
+        np.testing.assert_allclose(graph.embed(given), embed(features[:5], case.encoder), rtol=0, atol=1e-5)
+
+
+def test_signatures_share_the_weights(random_case, front_end, tmp_path):
+    encoder = random_case(units=48).encoder
+    write_saved_model(encoder, front_end_state(front_end), 896, tmp_path / "model")
+    size = sum(file.stat().st_size for file in (tmp_path / "model" / "variables").iterdir())
+    assert 4 * encoder.parameters < size < 1.3 * 4 * encoder.parameters
+    graph = (tmp_path / "model" / "saved_model.pb").read_bytes()
+    assert encoder.layers[1][0].recurrent.tobytes() not in graph
+
+
+def test_served_where_there_is_only_tensorflow(tiny_run, full_export, tmp_path):
     from speech_gru.run import load_run
 
     audio = np.random.default_rng(0).normal(0, 0.1, (20, 4000)).astype(np.float32)
     np.save(tmp_path / "audio.npy", audio)
-    arguments = [tiny_export / "saved_model", tmp_path / "audio.npy", tmp_path / "found.npz"]
+    arguments = [full_export.folder / "saved_model", tmp_path / "audio.npy", tmp_path / "found.npz"]
     command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
@@ -39,16 +117,3 @@ def test_served_where_there_is_only_tensorflow(tiny_run, tiny_export, tmp_path):
         for size in (1, 7, 20):
             assert found[str(size)].dtype == np.float32
             np.testing.assert_allclose(found[str(size)], expected[:size], rtol=0, atol=1e-5)
-
-
-def test_signature(tiny_export):
-    served = tf.saved_model.load(str(tiny_export / "saved_model"))
-    assert list(served.signatures) == ["serving_default"]
-    signature = served.signatures["serving_default"]
-    assert signature.structured_input_signature == (
-        (),
-        {"audio": tf.TensorSpec((None, 4000), tf.float32, name="audio")},
-    )
-    assert {name: (spec.shape.as_list(), spec.dtype) for name, spec in signature.structured_outputs.items()} == {
-        "probabilities": ([None, 5], tf.float32)
-    }

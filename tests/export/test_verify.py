@@ -1,54 +1,63 @@
+"""Artefacts are loaded back and say what their model says."""
+
+import sys
+
 import numpy as np
 import pytest
 
-from export.verify import ExportError, compare, saved_model_predictor, tflite_predictor
-
-EXPECTED = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.5, 0.5, 0.0]], np.float32)
+from export.tflite import operators
+from export.verify import read_clip_file, read_micro, read_saved_model, read_stream_file
 
 
 @pytest.fixture
-def file(tmp_path):
-    (tmp_path / "model.tflite").write_bytes(b"x" * 1500)
-    return tmp_path / "model.tflite"
+def written(write_file, tmp_path):
+    """A function as `write_file` -> the file's path."""
+
+    def write(*arguments):
+        (tmp_path / "model.tflite").write_bytes(write_file(*arguments))
+        return tmp_path / "model.tflite"
+
+    return write
 
 
-def changed(row: int, column: int, value: float) -> np.ndarray:
-    found = EXPECTED.copy()
-    found[row, column] = value
-    return found
+def test_a_clip_file(random_case, written, clips, features):
+    case = random_case(bidirectional=True)
+    file = written(case)
+    reading = read_clip_file(file, clips[:20])
+    np.testing.assert_allclose(reading.logits, case.model(features[:20]), rtol=0, atol=1e-5)
+    assert (reading.latency_of, 0 < reading.latency_ms < 1000) == ("clip", True)
+    assert reading.operators == dict(operators(file.read_bytes()))
 
 
-def test_agreement(file):
-    agreement = compare(file, changed(0, 1, 0.203), EXPECTED, 0.01)
-    assert (agreement.artefact, agreement.clips, agreement.equal_decisions) == ("model.tflite", 3, 3)
-    assert agreement.largest_difference == pytest.approx(0.003, abs=1e-6)
-    assert agreement.bytes == 1500
+@pytest.mark.parametrize("subsampling", [1, 3])
+def test_a_stream_file(random_case, written, clips, features, subsampling):
+    """Read at the end of each clip, which here is at the end of a chunk or within one."""
+    case = random_case(bidirectional=False, convolution_filters=6, subsampling=subsampling)
+    file = written(case, "stream")
+    reading = read_stream_file(file, clips[:20])
+    np.testing.assert_allclose(reading.logits, case.model(features[:20]), rtol=0, atol=1e-5)
+    assert reading.latency_of == f"{8 * subsampling} ms chunk"
+    assert reading.operators == dict(operators(file.read_bytes()))
+    assert 0 < reading.latency_ms < 1000
 
 
-def test_size_of_a_folder(tmp_path):
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "one").write_bytes(b"x" * 10)
-    (tmp_path / "deep" / "other").write_bytes(b"x" * 5)
-    assert compare(tmp_path, EXPECTED, EXPECTED, 0.01).bytes == 15
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_step_model(random_case, written, features, monkeypatch, installed):
+    if installed:
+        pytest.importorskip("tflite_micro", reason="needs tflite_micro, of the extra micro")
+    else:
+        monkeypatch.setitem(sys.modules, "tflite_micro", None)
+    case = random_case(bidirectional=False, convolution_filters=6, subsampling=3)
+    file = written(case, "step", "int8")
+    reading = read_micro(file.parent, features[:20], case.encoder)
+    expected = case.model(features[:20]).numpy()
+    assert np.abs(reading.logits - expected).mean() < 0.1 * expected.std()
+    assert reading.latency_of == "step here"
+    assert reading.operators == dict(operators(file.read_bytes()))
 
 
-def test_a_tie_may_be_decided_otherwise(file):
-    assert compare(file, changed(2, 1, 0.50001), EXPECTED, 0.01).equal_decisions == 2
-
-
-@pytest.mark.parametrize("value", [0.5, -0.5, np.nan, np.inf])
-def test_disagreement(file, value):
-    with pytest.raises(ExportError, match=r"model\.tflite differs from its model"):
-        compare(file, changed(1, 2, value), EXPECTED, 0.01)
-
-
-def test_decisions_are_counted(file):
-    with pytest.raises(ExportError, match=r"by up to 0\.6 .* and in 1 of 3 decisions"):
-        compare(file, changed(1, 2, 0.0), EXPECTED, 0.01)
-
-
-def test_predictors_load_what_was_written(tiny_export):
-    audio = np.random.default_rng(0).normal(0, 0.1, (3, 4000)).astype(np.float32)
-    served = saved_model_predictor(tiny_export / "saved_model")(audio)
-    assert served.shape == (3, 5)
-    np.testing.assert_allclose(tflite_predictor(tiny_export / "model.tflite")(audio), served, atol=1e-5)
+def test_a_saved_model(full_export, subject):
+    clips = np.load(subject.material.clips)
+    reading = read_saved_model(full_export.folder / "saved_model", np.tile(clips, (10, 1)))  # more than one batch
+    np.testing.assert_allclose(reading.logits, np.tile(subject.logits, (10, 1)), rtol=0, atol=1e-5)
+    assert (reading.latency_of, 0 < reading.latency_ms < 1000) == ("clip", True)

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from data_pipeline.errors import UserError
 from data_pipeline.settings import normalize_text
-from speech_gru.config import SHIPPED, Config, SweepRange, SweepSettings, TensorBoardSettings, dump_config, load_config
+from speech_gru.config import (
+    SHIPPED,
+    AccuracyLoss,
+    Config,
+    ExportSettings,
+    SweepRange,
+    SweepSettings,
+    TensorBoardSettings,
+    dump_config,
+    load_config,
+)
 
 BASE = "corpus: {path: clips, shards: shards}\n"
 
@@ -171,6 +181,71 @@ class TestTensorBoard:
     )
     def test_what_is_not_valid_is_told(self, complaint, text, expected):
         assert f"mine.yaml: {expected}" in complaint(f"tensorboard: {{{text}}}\n")
+
+
+class TestExport:
+    def test_values_arrive(self, load):
+        found = load(
+            "export: {logits_tolerance: 1e-2, accuracy_loss: {int8: 1.5, float16: 0}, threshold: 0.4, data: Wörter,"
+            " data_licence: CC BY 4.0}\n"
+        ).export
+        assert found == ExportSettings(
+            logits_tolerance=0.01,
+            accuracy_loss=AccuracyLoss(int8=1.5, float16=0),
+            threshold=0.4,
+            data="Wörter",
+            data_licence="CC BY 4.0",
+        )
+        assert found.accuracy_loss.int16x8 == load().export.accuracy_loss.int16x8
+
+    def test_without_the_section_words_have_no_threshold(self, load):
+        assert load().export == load("export:\n").export == ExportSettings()
+        assert load().export.threshold == 0
+
+    def test_one_by_an_option(self, load):
+        assert load("", "export.accuracy_loss.int8=2").export.accuracy_loss == AccuracyLoss(int8=2)
+
+    def test_it_survives_the_dump(self, load, tmp_path):
+        config = load("export: {accuracy_loss: {dynamic_range: 0.7}, threshold: 1, data: 'yes', data_licence: '1e5'}\n")
+        (tmp_path / "mine.yaml").write_text(dump_config(config), encoding="utf-8")
+        assert load_config(tmp_path / "mine.yaml") == config
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("logits_tolerance: 0", "export.logits_tolerance: expected greater than 0, got 0"),
+            ("threshold: 1.1", "export.threshold: expected less than or equal to 1, got 1.1"),
+            ("threshold: -0.1", "export.threshold: expected greater than or equal to 0, got -0.1"),
+            ("accuracy_loss: 3", "export.accuracy_loss: expected a section (lines of KEY: VALUE below it), got 3"),
+            (
+                "accuracy_loss: {int8: -1}",
+                "export.accuracy_loss.int8: expected greater than or equal to 0, got -1",
+            ),
+            (
+                "accuracy_loss: {int16: 1}",
+                "export.accuracy_loss.int16: no such setting; the nearest valid name is int16x8",
+            ),
+            ("accuracy_loss: {int8: .inf}", "export.accuracy_loss.int8: expected a finite number, got inf"),
+            ("data: 3", "export.data: expected a valid string"),
+            ("license: x", "export.license: no such setting; "),
+        ],
+    )
+    def test_what_is_not_valid_is_told(self, complaint, text, expected):
+        assert f"mine.yaml: {expected}" in complaint(f"export: {{{text}}}\n")
+
+
+class TestConvolutionThatStreams:
+    def test_it_looks_at_every_frame(self, complaint):
+        text = "model: {bidirectional: false, convolution_filters: 4, convolution_kernel: 3, subsampling: 4}\n"
+        assert complaint(text) == (
+            "mine.yaml: model: convolution_kernel (3) must be at least subsampling (4), or frames are never looked at"
+        )
+        assert "must be at least subsampling (6)" in complaint(text, "model.subsampling=6")
+
+    @pytest.mark.parametrize("override", ["bidirectional=true", "convolution_filters=0", "convolution_kernel=4"])
+    def test_others_need_not(self, load, override):
+        text = "model: {bidirectional: false, convolution_filters: 4, convolution_kernel: 3, subsampling: 4}\n"
+        assert load(text, f"model.{override}").model.subsampling == 4
 
 
 class TestSweep:
@@ -434,7 +509,7 @@ def test_no_setting_is_dead():
         path.read_text(encoding="utf-8") for path in sources if path.name not in ("settings.py", "config.py")
     )
     config = Config(name="x", corpus={"path": "a", "shards": "b"})
-    for section in ("corpus", "front_end", "augment", "model", "training", "tensorboard"):
+    for section in ("corpus", "front_end", "augment", "model", "training", "tensorboard", "export"):
         for name in getattr(config, section).model_dump():
             if name != "clip_seconds":
                 assert re.search(rf"(settings|config\.\w+|corpus|augment|training|model)\.{name}\b|\"{name}\"", code), (

@@ -191,7 +191,9 @@ def test_normalisation_over_all_devices_is_asked_of_each_convolution(synchronize
         ({"subsampling": 2}, 12, 6),
         ({"subsampling": 8, "pooling": "mean"}, 8, 1),
         ({"subsampling": 2, "convolution_filters": 3}, 11, 6),
-        ({"subsampling": 4, "convolution_filters": 3, "bidirectional": False}, 11, 3),
+        ({"subsampling": 4, "convolution_filters": 3, "bidirectional": False}, 11, 2),
+        ({"subsampling": 4, "convolution_filters": 3, "bidirectional": False}, 12, 3),
+        ({"subsampling": 5, "convolution_filters": 3, "bidirectional": False, "convolution_layers": 2}, 11, 2),
         ({"subsampling": 2, "convolution_filters": 3, "convolution_layers": 3}, 11, 6),
         ({"convolution_filters": 3, "convolution_kernel": 99}, 11, 11),
     ],
@@ -214,7 +216,9 @@ def test_a_clip_shorter_than_a_step_is_a_mistake_of_the_settings():
         ({}, 7),
         ({"subsampling": 2}, 3),  # frames 6 and 7
         ({"convolution_filters": 6}, 7),
-        ({"convolution_filters": 6, "subsampling": 3}, 3),  # up to frame 9
+        ({"convolution_filters": 6, "subsampling": 3}, 2),  # frames 6 to 8
+        ({"convolution_filters": 6, "subsampling": 3, "convolution_kernel": 3}, 2),
+        ({"convolution_filters": 6, "subsampling": 2, "convolution_layers": 3}, 3),
         ({"convolution_filters": 6, "convolution_layers": 2}, 7),
     ],
 )
@@ -230,6 +234,20 @@ def test_without_backward_direction_no_step_sees_the_future(settings, first, bid
     assert (difference[:first] > 0).any() == bidirectional
 
 
+def test_the_first_convolution_sees_a_steps_own_frames_and_those_before():
+    settings = {"bidirectional": False, "convolution_filters": 6, "convolution_kernel": 5, "subsampling": 3}
+    model = build(**settings)
+    relu = keras.Model(model.input, model.get_layer("convolution_0").output)
+    before = relu(batch()).numpy()
+    seen = []
+    for frame in range(FRAMES):
+        changed = batch()
+        changed[:, frame] += 1
+        seen.append(set(np.flatnonzero(np.abs(relu(changed).numpy() - before).max(axis=(0, 2)) > 1e-6)))
+    # Step 0 has frames 0 to 2; step 1 has its own, 3 to 5, and 1 and 2; step 2 has 6 to 8, and 4 and 5.
+    assert seen == [{0}, {0, 1}, {0, 1}, {1}, {1, 2}, {1, 2}, {2}, {2}, {2}, set(), set()]
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -242,7 +260,7 @@ def test_without_backward_direction_no_step_sees_the_future(settings, first, bid
         ({"bidirectional": False, "pooling": "mean", "subsampling": 2}, 5 * 3 * (10 + 4) * 4 + 4 * 3),
         (
             {"bidirectional": False, "pooling": "mean", "convolution_filters": 7, "subsampling": 2},
-            6 * 5 * 5 * 7 + 6 * 3 * (7 + 4) * 4 + 4 * 3,
+            5 * 5 * 5 * 7 + 5 * 3 * (7 + 4) * 4 + 4 * 3,
         ),
         (  # The second and the third convolution have 7 channels on both sides, and no stride.
             {"convolution_filters": 7, "convolution_layers": 3, "subsampling": 2, "pooling": "mean"},

@@ -8,8 +8,9 @@ import soundfile
 
 from data_pipeline.audio import AudioError
 from data_pipeline.errors import UserError
-from speech_gru import Recognizer, recognizer
-from speech_gru.artefact import Artefact, add_description
+from speech_gru import Recognizer, lite_file, recognizer, streaming
+from speech_gru.artefact import Artefact
+from speech_gru.lite_file import LiteFile
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +26,21 @@ def clips(tiny_shards) -> np.ndarray:
     return next(evaluation_batches(tiny_shards, "test", 4000, 100).as_numpy_iterator())["audio"]
 
 
-def energy_model(description: Artefact) -> bytes:
-    """4 samples -> softmax(their squares): a recogniser that can be checked by hand."""
-    import tensorflow as tf
+@pytest.fixture(scope="module")
+def energy_model(lite_model):
+    """A function (description) -> 4 samples -> softmax(their squares): a recogniser that can be checked by hand."""
 
-    graph = tf.function(lambda audio: tf.nn.softmax(tf.square(audio)), input_signature=[tf.TensorSpec((1, 4))])
-    model = tf.lite.TFLiteConverter.from_concrete_functions([graph.get_concrete_function()]).convert()
-    return add_description(model, description)
+    def build(graph):
+        audio = graph.input("audio", (1, 4))
+        squares = graph.apply("MUL", [audio, audio], (1, 4))
+        graph.output("probabilities", graph.apply("SOFTMAX", [squares], (1, 4), beta=1.0))
+        graph.output("logits", squares)
+
+    return lambda description: lite_model(description, build)
 
 
 @pytest.fixture(scope="module")
-def energy(tmp_path_factory):
+def energy(energy_model, tmp_path_factory):
     path = tmp_path_factory.mktemp("energy") / "grüße.tflite"
     path.write_bytes(energy_model(Artefact(labels=("a", "b", "c", "d"), sample_rate=8000, clip_samples=4)))
     return path
@@ -52,6 +57,16 @@ def test_it_says_what_the_keras_model_says(model, clips, tiny_run):
     found = np.stack([recognizer.probabilities(clip) for clip in clips])
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_logits_are_those_of_the_probabilities(model, clips, energy):
+    recognizer = Recognizer(model)
+    for clip in clips[:5]:
+        logits = recognizer.logits(clip)
+        assert (logits.shape, logits.dtype) == ((5,), np.float32)
+        odds = np.exp(logits - logits.max())
+        np.testing.assert_allclose(recognizer.probabilities(clip), odds / odds.sum(), atol=1e-6)
+    np.testing.assert_allclose(Recognizer(energy).logits(np.array([0.5, 0, 0, 2])), [0.25, 0, 0, 4])
 
 
 def test_description(model, tiny_run):
@@ -72,6 +87,38 @@ def test_ranking(model, clips):
         assert sorted(probabilities, reverse=True) == probabilities
         assert sum(probabilities) == pytest.approx(1, abs=1e-5)
         assert dict(heard.ranking) == dict(zip(recognizer.labels, recognizer.probabilities(clip).tolist(), strict=True))
+
+
+class TestThresholds:
+    """`mirror` gives the samples as probabilities of ja, nein, _unknown_ and _silence_."""
+
+    @pytest.mark.parametrize(
+        ("samples", "expected"),
+        [
+            ([0.75, 0.05, 0.2, 0], ("ja", 0.75)),  # at the threshold
+            ([0.74, 0.05, 0.2, 0], ("_unknown_", 0.2)),
+            ([0.1, 0.5, 0.3, 0.1], ("nein", 0.5)),  # without a threshold
+            ([0.1, 0.1, 0.1, 0.4], ("_silence_", 0.4)),
+            ([0.1, 0.1, 0.4, 0.1], ("_unknown_", 0.4)),
+        ],
+    )
+    def test_a_word_below_its_own_is_unknown(self, mirror, samples, expected):
+        heard = Recognizer(mirror(thresholds={"ja": 0.75})).recognize(np.float32(samples))
+        assert (heard.label, heard.probability) == (expected[0], pytest.approx(expected[1]))
+        assert heard.ranking[0][1] == pytest.approx(max(samples)), "the ranking stays as it is"
+        assert heard.ranking[0][0] == ("ja", "nein", "_unknown_", "_silence_")[int(np.argmax(samples))]
+
+    def test_without_unknown_there_is_nothing_else_to_say(self, mirror):
+        path = mirror(labels=("ja", "nein", "doch", "_silence_"), thresholds={"ja": 0.75})
+        assert Recognizer(path).recognize(np.float32([0.4, 0.3, 0.2, 0.1])).label == "ja"
+
+    def test_without_thresholds_the_most_probable_is_taken(self, mirror):
+        assert Recognizer(mirror()).recognize(np.float32([0.3, 0.2, 0.25, 0.25])).label == "ja"
+
+
+def test_other_kinds_are_told_where_they_run(mirror):
+    with pytest.raises(UserError, match=r"mirror\.tflite: a file of kind 'stream', not for whole clips; .*Streaming"):
+        Recognizer(mirror(kind="stream"))
 
 
 def test_int16_and_float_of_any_precision_agree(model, clips):
@@ -150,6 +197,15 @@ def test_several_side_by_side(model, energy, clips):
         assert not np.array_equal(two.probabilities(clips[1]), alone)
 
 
+def test_several_on_one_file(model, clips):
+    file = LiteFile(model)
+    both = [Recognizer(file), Recognizer(file)]
+    for _ in range(2):
+        for one, clip in zip(both, clips, strict=False):
+            np.testing.assert_array_equal(one.probabilities(clip), Recognizer(model).probabilities(clip))
+    assert both[0].description is both[1].description
+
+
 def test_one_a_thread(model, clips):
     expected = [Recognizer(model).probabilities(clip) for clip in clips[:4]]
     found = [[] for _ in expected]
@@ -176,8 +232,8 @@ def test_threads(model, clips, monkeypatch):
         asked.append(num_threads)
         return original(num_threads=num_threads, **arguments)
 
-    original = recognizer.Interpreter
-    monkeypatch.setattr(recognizer, "Interpreter", interpreter)
+    original = lite_file.Interpreter
+    monkeypatch.setattr(lite_file, "Interpreter", interpreter)
     one, two = (Recognizer(model, threads=threads).probabilities(clips[0]) for threads in (1, 2))
     assert asked == [1, 2]
     np.testing.assert_allclose(two, one, atol=1e-6)
@@ -205,7 +261,7 @@ class TestBadFiles:
         def forbidden(**arguments):
             raise AssertionError("the interpreter was given the file")
 
-        monkeypatch.setattr(recognizer, "Interpreter", forbidden)
+        monkeypatch.setattr(lite_file, "Interpreter", forbidden)
 
     @pytest.mark.parametrize("kept", [0, 3, 8, 1000, -1])
     def test_truncated(self, model, tmp_path, kept):
@@ -236,7 +292,7 @@ class TestBadFiles:
 def test_no_flatbuffer_behind_a_right_description(energy, tmp_path, monkeypatch):
     """Made to deceive: LiteRT's own check must refuse it."""
     description = Recognizer(energy).description
-    monkeypatch.setattr(recognizer, "read_description", lambda content, name: description)
+    monkeypatch.setattr(lite_file, "read_description", lambda content, name: description)
     for offset in (b"\xff\xff\xff\x7f", b"\0\0\0\0", b"\xff\xff\xff\xff"):
         (tmp_path / "offset.tflite").write_bytes(offset + energy.read_bytes()[4:])
         with pytest.raises(UserError, match="LiteRT can't run it"):
@@ -244,7 +300,7 @@ def test_no_flatbuffer_behind_a_right_description(energy, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(("labels", "clip_samples"), [(("a", "b", "c"), 4), (("a", "b", "c", "d"), 10**12)])
-def test_description_of_another_graph(tmp_path, labels, clip_samples):
+def test_description_of_another_graph(energy_model, tmp_path, labels, clip_samples):
     path = tmp_path / "model.tflite"
     path.write_bytes(energy_model(Artefact(labels=labels, sample_rate=8000, clip_samples=clip_samples)))
     with pytest.raises(UserError, match="doesn't fit its description"):
@@ -262,5 +318,6 @@ def test_it_can_be_imported_from_the_package():
     import speech_gru
 
     assert speech_gru.Recognizer is recognizer.Recognizer
+    assert speech_gru.StreamingRecognizer is streaming.StreamingRecognizer
     with pytest.raises(AttributeError, match="has no attribute 'Recogniser'"):
         _ = speech_gru.Recogniser

@@ -66,9 +66,49 @@ print(recognizer.recognize(recognizer.load(sys.argv[2])).label)
     assert (result.stdout, result.stderr) == ("mittel\n", "")
 
 
+def test_a_stream(tiny_export, mirror, clip):
+    code = """
+from speech_gru import Recognizer, StreamingRecognizer
+samples = Recognizer(sys.argv[1]).load(sys.argv[2])
+rows = StreamingRecognizer(sys.argv[1]).probabilities(samples)
+print(rows.shape, rows[0].argmax())
+stream = StreamingRecognizer(sys.argv[3])
+stream.detect(samples)
+print(stream.logits(samples).shape)
+"""
+    result = run(code, tiny_export / "model.tflite", clip, mirror(kind="stream"))
+    assert re.fullmatch(r"\(1, 5\) \d\n\(1000, 4\)\n", result.stdout), result
+    assert result.stderr == ""
+
+
+def test_inspecting_loads_no_litert_either(mirror):
+    code = """
+from speech_gru.artefact import inspect_file
+print(inspect_file(sys.argv[1]).kind)
+"""
+    result = run(code, mirror(kind="stream"), absent=TRAINING | {"ai_edge_litert", "numpy", "soundfile"})
+    assert (result.stdout, result.stderr) == ("stream\n", "")
+
+
 def test_the_command(tiny_export, clip):
     result = run_command_line("recognize", tiny_export / "model.tflite", clip)
     assert re.fullmatch(rf"{re.escape(str(clip))}: mittel \d\d\.\d%\nexit code 0\n", result.stdout), result
+    assert result.stderr == ""
+
+
+def test_inspect(mirror):
+    for options in ([], ["--json"]):
+        result = run_command_line("inspect", mirror(), *options, absent={"ai_edge_litert", "numpy", "soundfile"})
+        assert "_silence_" in result.stdout
+        assert result.stdout.endswith("exit code 0\n"), result.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_listen(mirror, tmp_path, options):
+    soundfile.write(tmp_path / "a.wav", np.tile([0.875, 0, 0, 0], 1000), 8000)
+    result = run_command_line("listen", mirror(), tmp_path / "a.wav", *options, absent={"sounddevice"})
+    assert re.search("ja 87.5%|0.875", result.stdout), result
+    assert result.stdout.endswith("exit code 0\n")
     assert result.stderr == ""
 
 
@@ -77,11 +117,11 @@ def test_help():
     assert "recognize" in result.stdout
     assert result.stdout.endswith("exit code 0\n"), result.stderr
     verbs = re.findall(r"^│ (\w+) ", result.stdout, re.MULTILINE)
-    assert {"prepare", "train", "evaluate", "export", "recognize"} <= set(verbs)
+    assert {"prepare", "train", "evaluate", "export", "inspect", "recognize", "listen"} <= set(verbs)
 
 
 @pytest.mark.parametrize(
-    "verb", ["download", "synth", "prepare", "train", "evaluate", "export", "recognize", "summary"]
+    "verb", ["download", "synth", "prepare", "train", "evaluate", "export", "inspect", "recognize", "listen", "summary"]
 )
 def test_help_of_each_verb(verb):
     result = run_command_line(verb, "--help")

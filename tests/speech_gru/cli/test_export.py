@@ -1,12 +1,18 @@
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from export import matrix, verify
+from export import matrix
+from export.errors import ExportError
+from export.matrix import KINDS
+from export.proof import Proof
+from speech_gru.artefact import inspect_file
 
 
 @pytest.fixture
@@ -18,68 +24,169 @@ def contents(folder) -> dict:
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def rows(out: str) -> list[list[str]]:
+    """The table's, by cells."""
+    _, _, rest = out.partition("\n")
+    return [re.split(r"\s{2,}", line.strip()) for line in rest.splitlines() if re.search(r"\d%", line)]
+
+
 def test_in_a_fresh_process(run):
     """Nothing but our own words is to be seen."""
-    command = [sys.executable, "-m", "speech_gru", "export", str(run)]
+    only = ("--only", "stream_float32", "--only", "float32")
+    command = [sys.executable, "-m", "speech_gru", "export", str(run), *only]
     result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
-    assert (result.returncode, result.stderr) == (0, "")
-    lines = result.stdout.splitlines()
-    assert lines[-1] == f"{run / 'export'}: each artefact was loaded back and agrees with the model"
-    assert [line.split()[0] for line in lines if " of 27 " in f"{line} "] == ["saved_model", "model.tflite"]
-    assert {path.name for path in (run / "export").iterdir()} == {"saved_model", "model.tflite"}
+    assert result.returncode == 0, result.stderr
+    assert re.fullmatch(r"stream\.tflite: not made: the encoder is bidirectional [^\n]*\n", result.stderr)
+    assert result.stdout.splitlines()[-1].startswith(f"{run / 'export'}: each artefact was loaded back and agrees with")
+    assert [row[0] for row in rows(result.stdout)] == ["model.tflite"]
+    made = {path.name for path in (run / "export").iterdir()}
+    assert made == {"model.tflite", "export_report.json", "MODEL_CARD.md"}
+    assert inspect_file(run / "export" / "model.tflite").run == "run"
+
+
+PROVEN = Proof(
+    artefact="float32",
+    file="model.tflite",
+    status="proven",
+    bytes=123_456,
+    clips=200,
+    largest_difference=3.2e-6,
+    equal_decisions=199,
+    correct=190,
+    accuracy=0.95,
+    accuracy_interval=(0.9104, 0.9726),
+    latency_ms=0.1234,
+    latency_of="clip",
+)
+FAILED = replace(PROVEN, artefact="int8", file="model_int8.tflite", status="failed", reason="it gets 9 clips wrong")
 
 
 @pytest.fixture
-def spoil(monkeypatch):
-    """Makes `export` write a .tflite file of other weights than the model's, and no SavedModel, to save time."""
+def exporting(monkeypatch):
+    """Makes `export` get these proofs, or this error; returns what it was asked for."""
 
-    def write(run, path):
-        weights = run.recognizer.get_weights()
-        run.recognizer.set_weights([weight * 1.5 for weight in weights])
-        matrix.write_tflite(run, path)
-        run.recognizer.set_weights(weights)
+    def exporting(result) -> list:
+        asked = []
 
-    monkeypatch.setattr(matrix, "ARTEFACTS", {"model.tflite": (write, verify.tflite_predictor)})
+        def export_run(run, out, shards, only, overrides, progress):
+            asked.append((run, out, shards, tuple(only)))
+            progress("model.tflite", 0, 1)
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        monkeypatch.setattr(matrix, "export_run", export_run)
+        return asked
+
+    return exporting
 
 
-def test_falsified_artefact_is_not_kept(speech_gru, run, spoil):
-    outcome = speech_gru("export", run)
+def test_table(speech_gru, exporting, tmp_path):
+    other = replace(PROVEN, file="stream.tflite", bytes=999, equal_decisions=200, latency_of="40 ms chunk")
+    asked = exporting([PROVEN, other])
+    outcome = speech_gru("export", tmp_path / "run")
+    assert (outcome.code, outcome.err) == (0, "")
+    head = next(line for line in outcome.out.splitlines() if line.strip())
+    assert head.split() == ["artefact", "KB", "logits", "decisions", "accuracy", "ms", "of"]
+    assert rows(outcome.out) == [
+        ["model.tflite", "123", "3e-06", "99.50%", "95.00% (91.0-97.3)", "0.123", "clip"],
+        ["stream.tflite", "1", "3e-06", "100.00%", "95.00% (91.0-97.3)", "0.123", "40 ms chunk"],
+    ]
+    assert outcome.out.splitlines()[-1].startswith(f"{tmp_path / 'run' / 'export'}: each artefact was loaded back")
+    assert asked == [(tmp_path / "run", tmp_path / "run" / "export", None, ())]
+
+
+def test_options(speech_gru, exporting, tmp_path):
+    asked = exporting([PROVEN])
+    options = ("--only", "int8", "--only", "onnx", "--out", tmp_path / "x", "--shards", tmp_path / "clips")
+    assert speech_gru("export", tmp_path / "run", *options).code == 0
+    assert asked == [(tmp_path / "run", tmp_path / "x", tmp_path / "clips", ("int8", "onnx"))]
+
+
+def test_one_failed_while_others_are_made(speech_gru, exporting):
+    exporting([PROVEN, FAILED])
+    outcome = speech_gru("export", "run")
     assert outcome.code == 1
-    assert outcome.out == ""
-    assert outcome.err.startswith("speech-gru: model.tflite differs from its model by up to ")
-    assert list((run / "export").iterdir()) == []
+    assert [row[0] for row in rows(outcome.out)] == ["model.tflite", "model_int8.tflite (failed)"]
+    assert outcome.err == "model_int8.tflite: failed: it gets 9 clips wrong\n"
+    assert "each artefact" not in outcome.out
 
 
-def test_falsified_artefact_leaves_the_earlier_export(speech_gru, run, tiny_export, spoil):
+def test_reasons_are_told_once_for_all_that_have_them(speech_gru, exporting):
+    streams = [Proof(name, f"{name}.tflite", "not made", "bidirectional") for name in ("stream", "stream_int8")]
+    crashed = Proof("onnx", "model.onnx", "failed", "its process died")
+    exporting([PROVEN, streams[0], crashed, FAILED, streams[1]])
+    outcome = speech_gru("export", "run")
+    assert outcome.code == 1
+    assert sorted(outcome.err.splitlines()) == [
+        "model.onnx: failed: its process died",
+        "model_int8.tflite: failed: it gets 9 clips wrong",
+        "stream.tflite, stream_int8.tflite: not made: bidirectional",
+    ]
+    assert len(rows(outcome.out)) == 2, "what has no figures isn't in the table"
+
+
+def test_what_this_model_has_no_use_for_is_no_failure(speech_gru, exporting):
+    exporting([PROVEN, Proof("stream_int8", "stream_int8.tflite", "not made", "bidirectional")])
+    outcome = speech_gru("export", "run")
+    assert (outcome.code, outcome.err) == (0, "stream_int8.tflite: not made: bidirectional\n")
+
+
+def test_nothing_can_be_made(speech_gru, exporting):
+    exporting(ExportError("the front end can't be converted"))
+    assert speech_gru("export", "run") == (1, "", "speech-gru: the front end can't be converted\n")
+
+
+def test_the_help_names_every_artefact(speech_gru):
+    text = " ".join(re.sub(r"[│╭╰─╮╯]", " ", speech_gru("export", "--help").out).split())
+    listed = re.search(r"may be repeated: ([\w, ]+)\.", text)[1].split(", ")
+    assert listed == list(KINDS)
+
+
+def test_an_unknown_artefact(speech_gru, tmp_path):
+    outcome = speech_gru("export", tmp_path, "--only", "int4", "--only", "float32")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == f"speech-gru: --only int4: no such artefact; expected of: {', '.join(KINDS)}\n"
+
+
+def test_what_differs_from_its_model_leaves_the_earlier_export(speech_gru, run, tiny_export, monkeypatch):
     shutil.copytree(tiny_export, run / "export")
-    assert speech_gru("export", run).code == 1
-    assert contents(run / "export") == contents(tiny_export)
-    assert {path.name for path in (run / "export").iterdir()} == {"saved_model", "model.tflite"}
+
+    def judge(*arguments):
+        return replace(original(*arguments), status="failed", reason="it says something else")
+
+    original = matrix.judge
+    monkeypatch.setattr(matrix, "judge", judge)
+    outcome = speech_gru("export", run, "--only", "float32")
+    assert outcome.code == 1
+    assert outcome.err == "model.tflite: failed: it says something else\n"
+    assert (run / "export" / "model.tflite").read_bytes() == (tiny_export / "model.tflite").read_bytes()
+    assert {path.name for path in (run / "export").iterdir()} == {path.name for path in tiny_export.iterdir()}
 
 
 def test_ctrl_c(speech_gru, run, tiny_export, monkeypatch):
     shutil.copytree(tiny_export, run / "export")
-    monkeypatch.setattr(matrix, "compare", lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    outcome = speech_gru("export", run)
+    monkeypatch.setattr(matrix, "judge", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    outcome = speech_gru("export", run, "--only", "float32")
     assert outcome.code == 130
     assert outcome.err.endswith("speech-gru: interrupted; what was finished is kept, nothing is half-written\n")
     assert contents(run / "export") == contents(tiny_export)
-    assert {path.name for path in (run / "export").iterdir()} == {"saved_model", "model.tflite"}
+    assert {path.name for path in (run / "export").iterdir()} == {path.name for path in tiny_export.iterdir()}
 
 
-def test_no_finished_run(speech_gru, run, tmp_path):
+def test_no_finished_run(speech_gru, run):
     (run / "model.keras").unlink()
     outcome = speech_gru("export", run)
     assert outcome.code == 2
     assert "model.keras is missing" in outcome.err
-    assert speech_gru("export", tmp_path / "none").code == 2
+    assert not list((run / "export").iterdir())
 
 
 def test_no_clips_to_compare_on(speech_gru, run, tmp_path):
     outcome = speech_gru("export", run, "--shards", tmp_path / "none")
     assert outcome.code == 2
     assert f"{tmp_path / 'none'} holds no prepared clips" in outcome.err
-    assert not (run / "export").exists()
+    assert not list((run / "export").iterdir())
 
 
 def test_out_cant_be_written(speech_gru, run, tmp_path):

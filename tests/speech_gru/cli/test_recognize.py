@@ -5,6 +5,7 @@ import re
 import types
 
 import pytest
+import soundfile
 
 LINE = re.compile(r"(.+): (\S+) (\d+\.\d)%")
 
@@ -106,6 +107,22 @@ def test_json(recognize, write_tone):
         assert item["top"][0] == {"label": item["label"], "probability": item["probability"]}
         assert {entry["label"] for entry in item["top"]} == {"tief", "mittel", "höher", "_unknown_", "_silence_"}
         assert sum(entry["probability"] for entry in item["top"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_below_the_files_threshold_it_is_unknown(speech_gru, mirror, tmp_path):
+    """The first is what `Recognizer` says, the others follow by their probability."""
+    soundfile.write(tmp_path / "a.wav", [0.6, 0.1, 0.2, 0.1], 8000, subtype="FLOAT")
+    model = mirror(thresholds={"ja": 0.7})
+    lines = [speech_gru("recognize", model, tmp_path / "a.wav", "--top", top).out for top in (1, 2)]
+    assert lines == [f"{tmp_path / 'a.wav'}: _unknown_ 20.0%\n", f"{tmp_path / 'a.wav'}: _unknown_ 20.0%, ja 60.0%\n"]
+    item = json.loads(speech_gru("recognize", model, tmp_path / "a.wav", "--json").out)
+    assert (item["label"], item["probability"]) == ("_unknown_", 0.2)
+
+
+def test_a_file_for_streams(speech_gru, mirror, write_tone):
+    outcome = speech_gru("recognize", mirror(kind="stream"), write_tone("a.wav"))
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "a file of kind 'stream', not for whole clips" in outcome.err
 
 
 def test_non_ascii_paths(heard, write_tone):

@@ -1,0 +1,186 @@
+"""docs/results.csv: every figure that is promised, and the command that gives it.
+
+    python benchmarks/results.py add RUN          rows for a run and its exported artefacts
+    python benchmarks/results.py tables           writes the tables in README.md and docs/ anew
+    python benchmarks/results.py reproduce ROW    trains that row's config again, exports it and compares
+
+A row is named CONFIG/SEED/ARTEFACT, such as gru_stream/0/stream_int8; `reproduce` succeeds if the accuracy that it
+finds lies within the row's 95 % interval.
+"""
+
+import argparse
+import csv
+import io
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results.csv"
+BEGIN, END = "<!-- results -->", "<!-- end of results -->"
+"""Between these lines in README.md and docs/*.md lies a table."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row."""
+
+    config: str
+    seed: int
+    split: str
+    artefact: str
+    """A name of `speech-gru export --only`, or model: the trained one."""
+    accuracy: float
+    low: float
+    high: float
+    """The 95 % interval."""
+    parameters: int
+    multiply_adds: int
+    bytes: int
+    """Of the artefact; 0 for the model."""
+    commit: str
+    """Of the code that trained it."""
+    command: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.config}/{self.seed}/{self.artefact}"
+
+
+def read_results(file: Path = RESULTS) -> list[Result]:
+    """All rows, in the file's order."""
+    with file.open(encoding="utf-8", newline="") as stream:
+        kinds = {field.name: field.type for field in fields(Result)}
+        return [Result(**{name: kinds[name](value) for name, value in row.items()}) for row in csv.DictReader(stream)]
+
+
+def write_results(results: list[Result], file: Path = RESULTS) -> None:
+    """Replaces the file."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Result)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(asdict, results))
+    file.write_text(text.getvalue(), encoding="utf-8")
+
+
+def results_of_run(run: Path, commit: str) -> list[Result]:
+    """The rows of an exported run."""
+    import yaml
+
+    report = json.loads((run / "export" / "export_report.json").read_text(encoding="utf-8"))
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))[report["split"]]
+    name, seed = config["name"], config["seed"]
+    command = f"speech-gru train {name}" + (f" --set seed={seed}" if seed else "")
+    sizes = (report["model"]["parameters"], report["model"]["multiply_adds"])
+    found = [("model", metrics["accuracy"], metrics["accuracy_interval"], 0)]
+    for item in report["artefacts"]:
+        if item["status"] == "proven":
+            found.append((item["artefact"], item["accuracy"], item["accuracy_interval"], item["bytes"]))
+    return [
+        Result(
+            name,
+            seed,
+            report["split"],
+            artefact,
+            *(round(x, 4) for x in (share, *interval)),
+            *sizes,
+            size,
+            commit,
+            command,
+        )
+        for artefact, share, interval, size in found
+    ]
+
+
+def table(results: list[Result]) -> str:
+    """Markdown: one row a config and seed and artefact."""
+    head = ("config", "seed", "artefact", "accuracy", "95 % interval", "parameters", "multiply-adds", "KB")
+    lines = [head, ("---",) * len(head)]
+    for item in results:
+        interval = f"{100 * item.low:.1f} to {100 * item.high:.1f} %"
+        size = f"{item.bytes / 1e3:,.0f}" if item.bytes else ""
+        sizes = (f"{item.parameters:,}", f"{item.multiply_adds:,}", size)
+        lines.append((item.config, str(item.seed), item.artefact, f"{100 * item.accuracy:.2f} %", interval, *sizes))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def with_tables(text: str, results: list[Result]) -> str:
+    """A document with its tables written anew. A table of some configs alone is begun `<!-- results: a b -->`."""
+    lines, inside = [], False
+    for line in text.splitlines():
+        if line.startswith("<!-- results"):
+            chosen = line.removeprefix("<!-- results").removesuffix("-->").strip(" :").split()
+            picked = [item for item in results if not chosen or item.config in chosen]
+            lines += [line, table(picked)]
+            inside = True
+        elif line == END:
+            inside = False
+            lines.append(line)
+        elif not inside:
+            lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def documents() -> list[Path]:
+    """All that may have tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def add(run: Path) -> None:
+    """Puts a run's rows into the file, in the place of those with their names."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    new = results_of_run(run, commit.stdout.strip())
+    names = {item.name for item in new}
+    old = [item for item in read_results() if item.name not in names] if RESULTS.is_file() else []
+    write_results(sorted([*old, *new], key=lambda item: (item.config, item.seed)))
+
+
+def reproduce(name: str) -> int:
+    """Trains, exports and compares; 0 if the accuracy lies within the row's interval."""
+    rows = {item.name: item for item in read_results()}
+    if name not in rows:
+        print(f"{name}: no such row; expected one of: {', '.join(rows)}", file=sys.stderr)
+        return 2
+    row = rows[name]
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / row.config
+        program = [sys.executable, "-m", "speech_gru"]
+        only = [] if row.artefact == "model" else ["--only", row.artefact]
+        steps = (
+            ["prepare", row.config],
+            ["train", row.config, "--set", f"seed={row.seed}", "--out", str(run)],
+            ["export", str(run), *(only or ["--only", "float32"])],
+        )
+        for step in steps:
+            subprocess.run([*program, *step], cwd=ROOT, check=True)
+        found = next(item for item in results_of_run(run, "") if item.artefact == row.artefact)
+    fits = row.low <= found.accuracy <= row.high
+    print(f"{name}: promised {row.accuracy:.2%} ({row.low:.2%} to {row.high:.2%}), found {found.accuracy:.2%}")
+    return 0 if fits else 1
+
+
+def main() -> int:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("add", help="rows of an exported run").add_argument("run", type=Path)
+    verbs.add_parser("tables", help="write the tables of the documents anew")
+    verbs.add_parser("reproduce", help="train a row's config again and compare").add_argument("row")
+    arguments = parser.parse_args()
+    if arguments.verb == "reproduce":
+        return reproduce(arguments.row)
+    if arguments.verb == "add":
+        add(arguments.run)
+    for document in documents():
+        document.write_text(with_tables(document.read_text(encoding="utf-8"), read_results()), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

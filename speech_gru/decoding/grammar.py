@@ -1,0 +1,168 @@
+"""Grammars: rules that expand to phrases.
+
+    rules = {
+        "command": ["turn <switch> [the] <room> light", "stop"],
+        "switch": ["on", "off"],
+        "room": ["kitchen", "living room"],
+    }
+
+A rule has alternatives; each is words, references to rules in angle brackets, and parts in square brackets that may be
+left out.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+from typing import NamedTuple
+
+from data_pipeline.errors import UserError
+from speech_gru.decoding.acceptor import Acceptor, Network
+from speech_gru.decoding.checks import as_tokens
+
+NAME = r"[^<>\[\]]+"
+PIECE = re.compile(rf"\s*(?:<(?P<reference>{NAME})>|(?P<bracket>[\[\]])|(?P<word>[^\s<>\[\]]+)|(?P<wrong>\S))")
+
+
+class Reference(NamedTuple):
+    """A rule's name in an alternative."""
+
+    name: str
+
+
+class OptionalPart(NamedTuple):
+    """A part that may be left out."""
+
+    items: list
+
+
+def acceptor_of_grammar(
+    rules: Mapping[str, Sequence[str]],
+    start: str,
+    pronounce: Callable[[str], Sequence[int]],
+    separator: int | None = None,
+) -> Acceptor:
+    """Accepts what the rule `start` expands to.
+
+    >>> acceptor_of_grammar(
+    ...     {"command": ["[please] go <side>"], "side": ["left", "right"]},
+    ...     "command",
+    ...     lambda word: spell(word, table, "words"),
+    ... )  # doctest: +SKIP
+
+    Args:
+        rules: alternatives by the rule's name.
+        start: a rule's name.
+        pronounce: a word's tokens; `spell` with the model's table, or the look-up in a dictionary of phonemes.
+        separator: the token between words, the space of a table of characters; None: there is none.
+
+    Raises:
+        UserError: a rule is unknown, empty, refers to itself, or is no alternatives in this syntax; or pronounce's.
+    """
+    parsed = {name: _parse_rule(name, alternatives) for name, alternatives in rules.items()}
+    if start not in parsed:
+        raise UserError(f"expected the rule to start from among {_names(parsed)}, got {start!r}; add or rename it")
+    _check_references(parsed)
+    builder = _Builder(parsed, pronounce, separator)
+    network = builder.network
+    source, final = network.state(), network.state()
+    network.arc(builder.rule(start, source), None, final)
+    return network.determinize(network.without_first(source, final, separator), final)
+
+
+class _Builder:
+    """Puts rules into a network."""
+
+    def __init__(self, rules: dict[str, list[list]], pronounce: Callable[[str], Sequence[int]], separator: int | None):
+        self.network = Network()
+        self._rules, self._pronounce = rules, pronounce
+        self._between = self.network.separator(separator)
+
+    def rule(self, name: str, source: int) -> int:
+        """All alternatives from `source` to the state that is returned."""
+        end = self.network.state()
+        for items in self._rules[name]:
+            self.network.arc(self._sequence(items, name, source), None, end)
+        return end
+
+    def _sequence(self, items: list, name: str, source: int) -> int:
+        for item in items:
+            if isinstance(item, Reference):
+                source = self.rule(item.name, source)
+            elif isinstance(item, OptionalPart):
+                end = self._sequence(item.items, name, source)
+                self.network.arc(source, None, end)
+                source = end
+            else:
+                source = self.network.path(source, self._between + self._tokens(item, name))
+        return source
+
+    def _tokens(self, word: str, name: str) -> tuple[int, ...]:
+        try:
+            tokens = as_tokens(self._pronounce(word), f"word {word!r}")
+        except UserError as error:
+            raise UserError(f"rule <{name}>: {error}") from None
+        except KeyError:  # of a dictionary
+            raise UserError(f"rule <{name}>: no pronunciation for {word!r}; add one or use another word") from None
+        if not tokens or set(tokens) & set(self._between):
+            raise UserError(f"rule <{name}>: expected tokens of {word!r}, none of them the separator, got {tokens}")
+        return tokens
+
+
+def _parse_rule(name: str, alternatives: Sequence[str]) -> list[list]:
+    if not re.fullmatch(NAME, name):
+        raise UserError(f"expected rule names without brackets, got {name!r}; they are put around references only")
+    if isinstance(alternatives, str) or not alternatives:
+        raise UserError(f"rule <{name}>: expected a list of alternatives, at least one, got {alternatives!r}")
+    return [_parse(name, alternative) for alternative in alternatives]
+
+
+def _parse(name: str, text: str) -> list:
+    """An alternative's items: words, References, OptionalParts."""
+    levels: list[list] = [[]]
+    for piece in PIECE.finditer(text):
+        if piece["word"]:
+            levels[-1].append(piece["word"])
+        elif piece["reference"]:
+            levels[-1].append(Reference(piece["reference"]))
+        elif piece["bracket"] == "[":
+            levels.append([])
+        elif piece["bracket"] == "]" and len(levels) > 1 and levels[-1]:
+            part = OptionalPart(levels.pop())
+            levels[-1].append(part)
+        else:
+            raise UserError(f"rule <{name}>: expected words, <rule> and [part], got {text!r}; see {piece[0].strip()!r}")
+    if len(levels) > 1 or not levels[0]:
+        raise UserError(f"rule <{name}>: expected words, <rule> and [part], each bracket closed, got {text!r}")
+    return levels[0]
+
+
+def _check_references(rules: dict[str, list[list]]) -> None:
+    """That the rules are there which others refer to, and that none refers to itself, even through others."""
+    references = {name: _references([item for items in rules[name] for item in items]) for name in rules}
+    for name, found in references.items():
+        for reference in found:
+            if reference not in rules:
+                raise UserError(
+                    f"rule <{name}> refers to <{reference}>, which isn't among {_names(rules)}; add or rename it"
+                )
+    try:
+        TopologicalSorter(references).prepare()
+    except CycleError as error:
+        circle = " -> ".join(f"<{name}>" for name in reversed(error.args[1]))
+        raise UserError(
+            f"expected rules that don't contain themselves, got {circle}; write out as many repetitions as are needed"
+        ) from None
+
+
+def _references(items: list) -> list[str]:
+    names = []
+    for item in items:
+        if isinstance(item, Reference):
+            names.append(item.name)
+        elif isinstance(item, OptionalPart):
+            names += _references(item.items)
+    return names
+
+
+def _names(rules: dict[str, list[list]]) -> str:
+    return ", ".join(f"<{name}>" for name in rules) or "no rules"

@@ -1,0 +1,199 @@
+"""Models with random weights over all that a model can be, a small front end, and what an export of tiny_run gives."""
+
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+LABELS = ("ja", "nein", "_unknown_", "_silence_")
+RATE, SAMPLES, FRAMES, FEATURES = 8000, 896, 13, 5
+
+GRID = {
+    f"{'both' if both else 'forwards'}-{filters or 'no'}_filters-by_{subsampling}-{pooling}": {
+        "bidirectional": both,
+        "convolution_filters": filters,
+        "subsampling": subsampling,
+        "pooling": pooling,
+    }
+    for both, filters, subsampling, pooling in product((False, True), (0, 6), (1, 3), ("attention", "mean", "last"))
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A Keras model with random weights, and what is read from it."""
+
+    settings: Any
+    model: Any
+    encoder: Any
+
+
+def _random_weight(path: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    name = path.rpartition("/")[2]
+    if name in ("moving_variance", "gamma"):
+        return rng.uniform(0.5, 2, shape)
+    if name in ("bias", "beta", "moving_mean"):
+        return rng.normal(0, 0.3, shape)
+    return rng.normal(0, 1.5 / np.sqrt(np.prod(shape[:-1])), shape)
+
+
+@pytest.fixture(scope="session")
+def random_case():
+    """A function of a model's settings and its number of frames -> Case."""
+    from export.encoder import read_encoder
+    from speech_gru.config import ModelSettings
+    from speech_gru.model import build_model
+
+    @cache
+    def make(frames: int = FRAMES, **changed) -> Case:
+        defaults = {"units": 7, "layers": 2, "convolution_layers": 3, "convolution_kernel": 4}
+        settings = ModelSettings(**(defaults | changed))
+        model = build_model(settings, frames, FEATURES, len(LABELS))
+        rng = np.random.default_rng(len(str(changed)))
+        model.set_weights([_random_weight(weight.path, weight.shape, rng) for weight in model.weights])
+        return Case(settings, model, read_encoder(model, settings))
+
+    return make
+
+
+@pytest.fixture(scope="session", params=GRID.values(), ids=GRID)
+def case(request, random_case) -> Case:
+    """Each model of the grid."""
+    return random_case(**request.param)
+
+
+@pytest.fixture(scope="session", params=[key for key in GRID if key.startswith("forwards")])
+def stream_case(request, random_case) -> Case:
+    """Each model of the grid that can stream."""
+    return random_case(**GRID[request.param])
+
+
+@pytest.fixture(scope="session")
+def clips() -> np.ndarray:
+    """(80, SAMPLES) float32: chirps in noise, of many loudnesses."""
+    rng = np.random.default_rng(3)
+    time = np.arange(SAMPLES) / RATE
+    begin, slope, loud = (
+        rng.uniform(100, 2000, (80, 1)),
+        rng.uniform(-5e3, 1e4, (80, 1)),
+        rng.uniform(0.05, 0.6, (80, 1)),
+    )
+    chirps = np.sin(2 * np.pi * (begin * time + slope * time**2))
+    return (loud * (chirps + rng.normal(0, 0.2, chirps.shape))).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def front_end(clips):
+    """A FrontEnd that gives FRAMES x FEATURES for SAMPLES, normalised over `clips`."""
+    from data_pipeline.front_end import FrontEnd
+
+    layer = FrontEnd(sample_rate=RATE, window_ms=16, hop_ms=8, mel_bins=8, coefficients=FEATURES)
+    layer.adapt(clips)
+    return layer
+
+
+@pytest.fixture(scope="session")
+def features(front_end, clips) -> np.ndarray:
+    """Of `clips`."""
+    return front_end(clips).numpy()
+
+
+@pytest.fixture(scope="session")
+def converted(front_end):
+    """A function of a number of samples -> the front end's TFLite graph for them."""
+    from export.front_end import convert_front_end, front_end_state
+
+    return cache(partial(convert_front_end, front_end_state(front_end)))
+
+
+@pytest.fixture(scope="session")
+def describe_case():
+    """A function (case, kind, number format) -> the Artefact that a file of it carries."""
+    from speech_gru.artefact import Artefact
+
+    def describe(case: Case, kind: str, number_format: str) -> Artefact:
+        chunk = {"chunk_samples": 64 * case.encoder.subsampling, "overlap_samples": 64} if kind != "clip" else {}
+        return Artefact(LABELS, RATE, SAMPLES, kind, number_format, **chunk)
+
+    return describe
+
+
+@pytest.fixture(scope="session")
+def ranges_of(features):
+    """A function of an encoder -> the Ranges of its activations over the first 64 clips."""
+    from export.reference import Ranges, classify
+
+    def measure(encoder) -> Ranges:
+        ranges = Ranges()
+        classify(features[:64], encoder, ranges)
+        return ranges
+
+    return measure
+
+
+@pytest.fixture(scope="session")
+def write_file(converted, describe_case, ranges_of):
+    """A function (case, kind, name of a number format) -> a .tflite file's content."""
+    from export.number_format import FORMATS
+    from export.tflite import write_clip, write_step, write_stream
+
+    def write(case: Case, kind: str = "clip", number_format: str = "float32") -> bytes:
+        form, about = FORMATS[number_format], describe_case(case, kind, number_format)
+        ranges = ranges_of(case.encoder)
+        if kind == "clip":
+            return write_clip(case.encoder, converted(SAMPLES), form, ranges, about)
+        if kind == "step":
+            return write_step(case.encoder, form, ranges, about)
+        graph = converted(about.overlap_samples + about.chunk_samples)
+        return write_stream(case.encoder, graph, form, ranges, about)
+
+    return write
+
+
+class Exported(NamedTuple):
+    """What `export_run` made of a run."""
+
+    folder: Path
+    proofs: dict
+
+
+@pytest.fixture(scope="session")
+def full_export(tiny_run, tmp_path_factory) -> Exported:
+    """All kinds of tiny_run, each in a process of its own. Copy the folder before you write into it."""
+    from export.matrix import export_run
+
+    folder = tmp_path_factory.mktemp("full") / "new" / "export"
+    return Exported(folder, {proof.artefact: proof for proof in export_run(tiny_run, folder)})
+
+
+@pytest.fixture(scope="session")
+def subject(tiny_run, tmp_path_factory):
+    """What `gather` makes of tiny_run, in this process."""
+    from export import material
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(material, "start_on_cpu", lambda: None)
+        return material.gather(tiny_run, None, (), tmp_path_factory.mktemp("subject"))
+
+
+@pytest.fixture
+def make_facts():
+    """A function of what is changed in them -> Facts of a run on 200 test clips."""
+    from export.material import Facts
+    from speech_gru.config import Config
+
+    def make(config: dict | None = None, **changed) -> Facts:
+        settings = {"name": "x", "corpus": {"path": "data/my words/", "shards": "s"}, **(config or {})}
+        counts = {
+            split: {"ja": clips // 2, "_unknown_": clips // 2} for split, clips in (("train", 600), ("test", 200))
+        }
+        labels = ("ja", "nein", "_unknown_")
+        defaults = {"run": "mine", "config": Config(**settings).model_dump(mode="json"), "labels": labels}
+        sizes = {"parameters": 123456, "multiply_adds": 7654321, "counts": counts, "metrics": {}, "split": "test"}
+        return Facts(**(defaults | sizes | {"correct": 190} | changed))
+
+    return make

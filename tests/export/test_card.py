@@ -1,0 +1,119 @@
+"""What a model card must tell."""
+
+from pathlib import Path
+
+import pytest
+
+from export.card import model_card
+from export.proof import Proof
+
+PROOFS = [
+    Proof("float32", "model.tflite", "proven", "", 1234567, 200, 1.5e-6, 199, 190, 0.95, (0.91, 0.97), 3.25, "clip"),
+    Proof("int8", "model_int8.tflite", "failed", "its logits aren't finite", 5, 200),
+    Proof("onnx", "model.onnx", "not made", "tf2onnx isn't installed"),
+]
+
+
+def sections(card: str) -> dict[str, str]:
+    """Heading -> text."""
+    parts = [part.partition("\n") for part in ("\n" + card).split("\n## ")]
+    return {heading.strip(): text for heading, _, text in parts}
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the tables' lines."""
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+
+
+def test_sections(make_facts):
+    card = model_card(make_facts(), PROOFS)
+    assert list(sections(card))[1:] == ["Data", "Figures", "Front end", "Operating limits", "How to run it"]
+    assert card.startswith("# Model card: mine\n")
+    assert card.endswith(".\n")
+
+
+def test_the_model(make_facts):
+    head = model_card(make_facts(), PROOFS).partition("## Data")[0]
+    assert "ja, nein, _unknown_" in head
+    assert "2 x bidirectional GRU-128, attention pooling" in head
+    assert "123,456 parameters, 7,654,321 multiply-adds" in head
+    settings = {"convolution_filters": 64, "convolution_layers": 2, "bidirectional": False, "units": 96}
+    head = model_card(make_facts({"model": settings}), PROOFS).partition("## Data")[0]
+    assert "2 convolutions of 64 filters, 2 x GRU-96" in head
+
+
+def test_data_and_licence(make_facts):
+    export = {"data": "Speech Commands", "data_licence": "CC BY 4.0"}
+    text = sections(model_card(make_facts({"export": export}), PROOFS))["Data"]
+    assert "Corpus: Speech Commands. Licence: CC BY 4.0." in text
+    assert rows(text) == [
+        ["label", "train", "test"],
+        ["---", "---", "---"],
+        ["ja", "300", "100"],
+        ["nein", "0", "0"],
+        ["_unknown_", "300", "100"],
+        ["all", "600", "200"],
+    ]
+
+
+def test_data_that_the_config_does_not_name(make_facts):
+    text = sections(model_card(make_facts(), PROOFS))["Data"]
+    assert "Corpus: my words. Licence: not stated in the config (export.data_licence)." in text
+
+
+def test_figures(make_facts):
+    text = sections(model_card(make_facts(), PROOFS))["Figures"]
+    assert "the 200 clips of the test split; the trained model gets 190 right (95.00%)" in text
+    _, _, proven, failed, missing = rows(text)
+    figures = ["model.tflite", "95.00% (91.00% to 97.00%)", "199 of 200", "1.5e-06", "1,235", "3.250 a clip"]
+    assert proven == figures
+    assert failed == ["model_int8.tflite", "failed: its logits aren't finite", "", "", "", ""]
+    assert missing == ["model.onnx", "not made: tf2onnx isn't installed", "", "", "", ""]
+
+
+def test_figures_by_label(make_facts):
+    values = {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "clips": 40}
+    facts = make_facts(metrics={"test": {"labels": {"ja": values}}, "validation": {"labels": {"no": values}}})
+    text = sections(model_card(facts, PROOFS))["Figures"]
+    assert rows(text)[-1] == ["ja", "50.0%", "25.0%", "33.3%", "40"]
+    assert "By label" not in model_card(make_facts(), PROOFS)
+
+
+def test_front_end(make_facts):
+    facts = make_facts({"front_end": {"kind": "log_mel", "mel_bins": 33, "deltas": 1}})
+    text = sections(model_card(facts, PROOFS))["Front end"]
+    assert "float32 in [-1, 1], 16000 Hz, one channel, clips of 1 s" in text
+    found = dict(rows(text)[2:])
+    assert (found["kind"], found["mel_bins"], found["deltas"], found["hop_ms"]) == ("log_mel", "33", "1", "20.0")
+    assert "high_hz" not in found
+
+
+@pytest.mark.parametrize(
+    ("config", "changed", "words"),
+    [
+        ({"augment": {"snr_db": (3, 18)}}, {}, "Trained with noise at 3 to 18 dB"),
+        ({"augment": {"noise_probability": 0}}, {}, "Trained with no added noise"),
+        ({}, {}, "is told to be `_unknown_`"),
+        ({}, {"labels": ("ja", "nein")}, "is taken for one of its words"),
+    ],
+)
+def test_limits(make_facts, config, changed, words):
+    assert words in sections(model_card(make_facts(config, **changed), PROOFS))["Operating limits"]
+
+
+def test_how_to_run_it(make_facts):
+    text = sections(model_card(make_facts(), PROOFS))["How to run it"]
+    assert "speech-gru recognize model.tflite some.wav" in text
+    assert "speech_gru.Recognizer(file).recognize(samples)" in text
+
+
+def test_what_it_refers_to_is_there(make_facts):
+    import speech_gru
+    from speech_gru.streaming import StreamingRecognizer
+
+    card, root = model_card(make_facts(), PROOFS), Path(__file__).parents[2]
+    assert {"export/tflite.py", "export/saved_model.py"} <= {word.strip("`,.;") for word in card.split()}
+    assert (root / "export" / "tflite.py").is_file()
+    assert (root / "export" / "saved_model.py").is_file()
+    assert callable(speech_gru.Recognizer.recognize)
+    assert callable(StreamingRecognizer.detect)

@@ -1,0 +1,148 @@
+"""What is read of a run before artefacts are made of it."""
+
+import csv
+import pickle
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from data_pipeline.errors import UserError
+from data_pipeline.front_end import FrontEnd
+from export import material
+from export.errors import NotMadeError
+from export.front_end import front_end_state
+from export.reference import classify
+from export.tflite import operators
+from speech_gru.artefact import Artefact
+
+
+@pytest.fixture
+def run(tiny_run):
+    from speech_gru.run import load_run
+
+    return load_run(tiny_run)
+
+
+def test_the_model_and_its_clips(subject, run, tiny_shards):
+    from data_pipeline.dataset import evaluation_batches
+
+    clips, features = np.load(subject.material.clips), np.load(subject.material.features)
+    batch = next(evaluation_batches(tiny_shards, "test", 4000, 100).as_numpy_iterator())
+    np.testing.assert_array_equal(clips, batch["audio"])
+    assert [run.labels[index] for index in subject.truth] == [label.decode() for label in batch["label"]]
+    expected = run.recognizer(clips, training=False).numpy()
+    np.testing.assert_allclose(subject.logits, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(classify(features, subject.material.encoder), expected, rtol=0, atol=1e-4)
+    assert subject.facts.correct == (expected.argmax(axis=1) == subject.truth).sum()
+
+
+def test_facts(subject, run, tiny_run, tiny_shards):
+    facts = subject.facts
+    assert (facts.run, facts.labels, facts.split) == (tiny_run.name, run.labels, "test")
+    with (tiny_shards / "manifest.csv").open(encoding="utf-8") as file:
+        rows = [(row["split"], row["label"]) for row in csv.DictReader(file)]
+    assert {(split, label): count for split, of in facts.counts.items() for label, count in of.items()} == {
+        key: rows.count(key) for key in rows
+    }
+    assert facts.parameters == run.recognizer.get_layer("encoder_and_head").count_params()
+    assert facts.config["model"]["units"] == 8
+    assert facts.metrics == {}  # `train` alone doesn't measure
+
+
+def test_description(subject, run, tiny_run):
+    about = subject.material.description
+    assert about == material.describe_run(run)
+    assert (about.labels, about.sample_rate, about.clip_samples) == (run.labels, 8000, 4000)
+    assert about.front_end["coefficients"] == 10
+    assert (about.run, about.thresholds, about.kind) == (tiny_run.name, {}, "clip")
+
+
+def test_thresholds_are_of_words(run):
+    export = run.config.export.model_copy(update={"threshold": 0.6})
+    about = material.describe_run(replace(run, config=run.config.model_copy(update={"export": export})))
+    assert about.thresholds == {"tief": 0.6, "mittel": 0.6, "höher": 0.6}
+
+
+def test_ranges_are_of_training_clips(subject, run, tiny_shards):
+    from data_pipeline.dataset import evaluation_batches
+
+    batch = next(evaluation_batches(tiny_shards, "train", 4000, 1000).as_numpy_iterator())
+    features = run.front_end(batch["audio"]).numpy()
+    assert len(features) < material.CALIBRATION_CLIPS
+    found = subject.material.ranges["features"]
+    assert (found.low, found.high) == pytest.approx((features.min(), features.max()), rel=1e-4)
+
+
+def test_it_can_be_sent_to_another_process(subject):
+    again = pickle.loads(pickle.dumps(subject))
+    assert again.facts == subject.facts
+    np.testing.assert_array_equal(again.material.encoder.head, subject.material.encoder.head)
+    assert again.material.clip_graph == subject.material.clip_graph
+
+
+def test_shards_without_a_test_split_and_a_run_with_metrics(tiny_run, tiny_shards, tmp_path, monkeypatch):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").write_text('{"validation": {"accuracy": 0.5}}', encoding="utf-8")
+    monkeypatch.setattr(material, "start_on_cpu", lambda: None)
+    shards = tmp_path / "shards"
+    shutil.copytree(tiny_shards, shards, ignore=shutil.ignore_patterns("test-*"))
+    with (shards / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file)
+    with (shards / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([head, *(row for row in rows if row[head.index("split")] != "test")])
+    subject = material.gather(tmp_path / "run", shards, (), tmp_path)
+    assert subject.facts.metrics == {"validation": {"accuracy": 0.5}}
+    assert subject.facts.split == "validation"
+    assert len(subject.logits) == sum(subject.facts.counts["validation"].values()) == 27
+    assert "test" not in subject.facts.counts
+
+
+def test_gpus_are_hidden_before_the_model_is_built(tiny_run, tmp_path, monkeypatch):
+    """With one in sight, Keras puts cuDNN's GRU into the graph, which runs on no other device."""
+    calls = []
+
+    def load(folder):
+        calls.append("load")
+        raise UserError("enough")
+
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr("speech_gru.run.load_run", load)
+    with pytest.raises(UserError, match="enough"):
+        material.gather(tiny_run, None, (), tmp_path)
+    assert calls == [([], "GPU"), "load"]
+
+
+def stream_of(random_case, bidirectional: bool = False, pooling: str = "attention", **settings):
+    layer = FrontEnd(sample_rate=8000, **({"window_ms": 16, "hop_ms": 8, "mel_bins": 8, "coefficients": 5} | settings))
+    encoder = random_case(bidirectional=bidirectional, pooling=pooling, subsampling=3).encoder
+    about = Artefact(("a", "b", "c", "d"), 8000, 896)
+    return material._stream(layer, front_end_state(layer), encoder, about)
+
+
+@pytest.mark.parametrize(("pooling", "warmup"), [("attention", 4), ("mean", 4), ("last", 0)])
+def test_a_stream(random_case, pooling, warmup):
+    stream = stream_of(random_case, pooling=pooling)
+    about = stream.description
+    assert (about.kind, about.overlap_samples, about.chunk_samples, about.warmup_chunks) == ("stream", 64, 192, warmup)
+    assert operators(stream.graph)["RFFT2D"] == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"bidirectional": True}, r"bidirectional .* train with model\.bidirectional=false"),
+        ({"deltas": 1}, r"train with front_end\.deltas=0"),
+        ({"hop_ms": 20}, r"front_end\.hop_ms within the frame"),
+    ],
+)
+def test_a_model_that_cannot_stream(random_case, subject, settings, reason):
+    without = replace(subject.material, stream=stream_of(random_case, **settings))
+    with pytest.raises(NotMadeError, match=reason):
+        without.require_stream()
+
+
+def test_frames_side_by_side(random_case):
+    assert stream_of(random_case, hop_ms=16).description.overlap_samples == 0

@@ -1,0 +1,56 @@
+"""ONNX files in onnxruntime against Keras."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from data_pipeline.front_end import FrontEnd
+from export.errors import NotMadeError
+from export.front_end import front_end_state
+from export.onnx import write_onnx
+from export.verify import read_onnx
+
+needs_onnx = pytest.mark.filterwarnings("ignore::DeprecationWarning:tf2onnx", "ignore::FutureWarning:tf2onnx")
+
+
+@needs_onnx
+def test_the_file_is_the_model(random_case, front_end, clips, features, tmp_path):
+    pytest.importorskip("tf2onnx", reason="needs tf2onnx, of the extra onnx")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, of the extra onnx")
+    case = random_case(bidirectional=True, convolution_filters=6, subsampling=3)
+    write_onnx(case.encoder, front_end_state(front_end), 896, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    (audio,), (logits,) = session.get_inputs(), session.get_outputs()
+    assert (audio.name, audio.type, audio.shape[1:]) == ("audio", "tensor(float)", [896])
+    assert (logits.name, logits.type, logits.shape[1:]) == ("logits", "tensor(float)", [4])
+    for size in (1, 3, 80):
+        (found,) = session.run(["logits"], {"audio": clips[:size]})
+        np.testing.assert_allclose(found, case.model(features[:size]).numpy(), rtol=0, atol=1e-4)
+    reading = read_onnx(tmp_path / "model.onnx", clips)
+    np.testing.assert_allclose(reading.logits, case.model(features).numpy(), rtol=0, atol=1e-4)
+    assert (reading.latency_of, reading.latency_ms > 0) == ("clip", True)
+
+
+@needs_onnx
+def test_a_front_end_without_statistics(random_case, clips, tmp_path):
+    pytest.importorskip("tf2onnx", reason="needs tf2onnx, of the extra onnx")
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime, of the extra onnx")
+    layer = FrontEnd(sample_rate=8000, window_ms=16, hop_ms=8, mel_bins=5, kind="log_mel", normalize=False)
+    case = random_case(bidirectional=False, subsampling=3, pooling="last")
+    write_onnx(case.encoder, front_end_state(layer), 896, tmp_path / "model.onnx")
+    expected = case.model(layer(clips)).numpy()
+    np.testing.assert_allclose(read_onnx(tmp_path / "model.onnx", clips).logits, expected, rtol=0, atol=1e-3)
+
+
+def test_without_tf2onnx(random_case, front_end, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    with pytest.raises(NotMadeError, match=r"tf2onnx isn't installed; .* pip install \"\.\[onnx\]\""):
+        write_onnx(random_case().encoder, front_end_state(front_end), 896, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_onnxruntime(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(NotMadeError, match=r"onnxruntime isn't installed; .* pip install \"\.\[onnx\]\""):
+        read_onnx(tmp_path / "model.onnx", np.zeros((1, 896), np.float32))

@@ -1,0 +1,133 @@
+"""What passes and what doesn't, and the report of it."""
+
+import json
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from export.material import Subject
+from export.proof import Proof, judge, report
+from export.verify import Reading
+
+CLIPS = 200
+
+
+@pytest.fixture
+def subject_of(make_facts):
+    """A function of a number of clips -> a Subject whose model gets all but ten right."""
+
+    def make(clips: int = CLIPS, **config) -> Subject:
+        truth = np.arange(clips) % 3
+        decisions = np.where(np.arange(clips) < 10, (truth + 1) % 3, truth)
+        facts = make_facts({"export": config}, correct=clips - 10)
+        return Subject(None, facts, 4 * np.eye(3, dtype=np.float32)[decisions], truth)
+
+    return make
+
+
+def reading(logits: np.ndarray) -> Reading:
+    return Reading(logits, 1.25, "clip", {"TANH": 3})
+
+
+def with_lost(subject: Subject, lost: int) -> np.ndarray:
+    """The model's logits, but for so many more clips that are wrong."""
+    logits = subject.logits.copy()
+    logits[10 : 10 + lost] = np.roll(logits[10 : 10 + lost], 1, axis=1)
+    return logits
+
+
+def test_the_figures(subject_of):
+    subject = subject_of()
+    proof = judge("int8", "model_int8.tflite", reading(with_lost(subject, 1)), subject, "int8", 4321)
+    assert (proof.artefact, proof.file, proof.bytes) == ("int8", "model_int8.tflite", 4321)
+    assert (proof.clips, proof.equal_decisions, proof.correct) == (200, 199, 189)
+    assert proof.accuracy == 189 / 200
+    assert proof.largest_difference == 4
+    assert (proof.latency_ms, proof.latency_of, proof.operators) == (1.25, "clip", {"TANH": 3})
+    p, z = 189 / 200, 1.959964
+    centre = (p + z * z / 400) / (1 + z * z / 200)
+    width = z / (1 + z * z / 200) * np.sqrt(p * (1 - p) / 200 + z * z / 160000)
+    np.testing.assert_allclose(proof.accuracy_interval, (centre - width, centre + width), atol=1e-6)
+
+
+@pytest.mark.parametrize(("difference", "status"), [(0.0009, "proven"), (-0.0009, "proven"), (0.002, "failed")])
+@pytest.mark.parametrize("at", [0, 199])
+def test_float32_is_judged_by_its_logits(subject_of, difference, status, at):
+    subject = subject_of()
+    logits = subject.logits.copy()
+    logits[at, 1] += difference
+    proof = judge("float32", "model.tflite", reading(logits), subject, "float32", 1)
+    assert proof.status == status
+    assert proof.largest_difference == pytest.approx(abs(difference), rel=1e-3)
+    assert ("differ by up to 0.002 (export.logits_tolerance is 0.001)" in proof.reason) == (status == "failed")
+
+
+def test_the_tolerance_is_the_configs(subject_of):
+    subject = subject_of(logits_tolerance=0.01)
+    assert judge("float32", "f", reading(subject.logits + 0.005), subject, "float32", 1).status == "proven"
+
+
+def test_float32_may_not_lose_what_other_formats_may(subject_of):
+    subject = subject_of()
+    assert judge("float32", "f", reading(with_lost(subject, 1)), subject, "float32", 1).status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("clips", "number_format", "lost", "status"),
+    [
+        (200, "int8", 1, "proven"),  # 0.5 points of 0.3, but one clip is always allowed
+        (200, "int8", 2, "failed"),
+        (1000, "int8", 3, "proven"),
+        (1000, "int8", 4, "failed"),
+        (1000, "dynamic_range", 3, "proven"),
+        (1000, "float16", 1, "proven"),
+        (1000, "float16", 2, "failed"),
+        (3000, "int16x8", 3, "proven"),
+        (3000, "int16x8", 4, "failed"),
+    ],
+)
+def test_smaller_formats_are_judged_by_their_accuracy(subject_of, clips, number_format, lost, status):
+    subject = subject_of(clips)
+    proof = judge("any", "any", reading(with_lost(subject, lost)), subject, number_format, 1)
+    assert proof.status == status
+    assert (f"it gets {lost} of {clips} clips wrong" in proof.reason) == (status == "failed")
+    assert (f"export.accuracy_loss.{number_format}" in proof.reason) == (status == "failed")
+
+
+def test_what_is_better_than_its_model_passes(subject_of):
+    subject = subject_of()
+    proof = judge("int8", "f", reading(4 * np.eye(3, dtype=np.float32)[subject.truth]), subject, "int8", 1)
+    assert (proof.status, proof.correct, proof.equal_decisions) == ("proven", 200, 190)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("number_format", ["float32", "int8"])
+def test_logits_that_are_not_finite(subject_of, value, number_format):
+    subject = subject_of(logits_tolerance=1e30)
+    logits = subject.logits.copy()
+    logits[5, 2] = value
+    proof = judge("any", "any", reading(logits), subject, number_format, 1)
+    assert (proof.status, proof.reason) == ("failed", "its logits aren't finite")
+
+
+def test_a_label_that_the_run_does_not_know_is_wrong(subject_of):
+    subject = subject_of()
+    subject.truth[100:] = -1
+    assert judge("any", "any", reading(subject.logits), subject, "int8", 1).correct == 90
+
+
+def test_the_report(subject_of):
+    subject = subject_of()
+    proofs = [
+        judge("float32", "model.tflite", reading(subject.logits), subject, "float32", 1),
+        judge("int8", "model_int8.tflite", reading(with_lost(subject, 9)), subject, "int8", 1),
+        Proof("onnx", "model.onnx", "not made", "tf2onnx isn't installed"),
+    ]
+    found = json.loads(json.dumps(report(subject.facts, proofs), allow_nan=False))
+    assert found["model"] == {"parameters": 123456, "multiply_adds": 7654321, "correct": 190}
+    assert (found["run"], found["split"], found["clips"]) == ("mine", "test", 200)
+    assert [item["status"] for item in found["artefacts"]] == ["proven", "failed", "not made"]
+    assert found["artefacts"][2]["reason"] == "tf2onnx isn't installed"
+    assert all(item.keys() == {field.name for field in fields(Proof)} for item in found["artefacts"])
+    assert found["artefacts"][0]["operators"] == {"TANH": 3}
