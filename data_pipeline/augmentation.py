@@ -48,13 +48,19 @@ class TimeShift(_Augmentation):
         self.max_samples = max_samples
 
     def call(self, audio: Tensor, seed: Tensor) -> Tensor:
-        batch, samples = tf.unstack(tf.shape(audio))
-        shift = tf.random.stateless_uniform((batch,), seed, -self.max_samples, self.max_samples + 1, tf.int32)
-        # A crop per clip of (samples, 1) "images": ten times as fast as a gather of samples.
-        offsets = tf.stack([tf.cast(shift, tf.float32), tf.zeros((batch,))], axis=1)
-        images = audio[:, :, None, None]
-        moved = tf.image.extract_glimpse(images, (samples, 1), offsets, centered=False, normalized=False, noise="zero")
-        return tf.ensure_shape(moved[:, :, 0, 0], audio.shape)
+        clips = (tf.shape(audio)[0],)
+        shift = tf.random.stateless_uniform(clips, seed, -self.max_samples, self.max_samples + 1, tf.int32)
+        return _earlier(audio, shift)
+
+
+def _earlier(audio: Tensor, shift: Tensor) -> Tensor:
+    """Each clip moved towards its beginning by so many samples, int32 (batch,); zeros come in."""
+    batch, samples = tf.unstack(tf.shape(audio))
+    # A crop per clip of (samples, 1) "images": ten times as fast as a gather of samples.
+    offsets = tf.stack([tf.cast(shift, tf.float32), tf.zeros((batch,))], axis=1)
+    images = audio[:, :, None, None]
+    moved = tf.image.extract_glimpse(images, (samples, 1), offsets, centered=False, normalized=False, noise="zero")
+    return tf.ensure_shape(moved[:, :, 0, 0], audio.shape)
 
 
 class Gain(_Augmentation):
@@ -144,8 +150,8 @@ class FreshSilence(_Augmentation):
     """Replaces the clips of silence by other cuts, half from the recordings, half generated: noise and sounds.
 
     A few recordings of noise are not all rooms there are: a recogniser that has heard no others takes a quiet one, or
-    an animal's voice in it, for a word. The generated noise has a power spectrum of 1 / f ** exponent, from white (0) to
-    beyond brown (2.5); the sounds are harmonic, of changing pitch and loudness, without a voice's formants.
+    an animal's voice in it, for a word. The generated noise has a power spectrum of 1 / f ** exponent, from white (0)
+    to beyond brown (2.5); the sounds are harmonic, of changing pitch and loudness, without a voice's formants.
 
     Args:
         noise: as for BackgroundNoise, int16.
@@ -174,6 +180,59 @@ class FreshSilence(_Augmentation):
         return tf.where(silent[:, tf.newaxis], cut * level / 32768.0, audio)
 
 
+class FreshUnknown(_Augmentation):
+    """Replaces about half of the clips of unknown words by words that nobody says.
+
+    A corpus has few other words, and a recogniser that has heard no others takes most speech for a command. Two thirds
+    of the new ones are the beginning of one clip of the batch and the end of another, joined near both middles; a third
+    is a clip played backwards.
+    """
+
+    _SHARE, _BACKWARDS, _OVERLAP_SECONDS, _APART_SECONDS = 0.7, 1 / 3, 0.01, 0.12
+
+    def __init__(self, sample_rate: int):
+        super().__init__()
+        self.sample_rate = sample_rate
+
+    def call(self, audio: Tensor, seed: Tensor, labels: Tensor, unknown: Tensor, silent: Tensor) -> Tensor:
+        """Labels (batch,) of any type that can be compared; bool (batch,): which are unknown, which silent."""
+        distance_seed, choice_seed, place_seed, begin_seed, end_seed = tf.unstack(tf.random.split(seed, 5))
+        clips = tf.shape(audio)[0]
+        first, second = tf.unstack(tf.random.stateless_uniform((2,), distance_seed, 1, tf.maximum(2, clips), tf.int32))
+
+        def of(values, distance):
+            return tf.roll(values, distance, axis=0)
+
+        begin, end = _level(of(audio, first)), _level(of(audio, second))
+        place = _uniform(audio, place_seed, 0.35, 0.65)
+        joined = self._joined(begin, end, place, begin_seed, end_seed)
+        # Two halves of one command may be that command.
+        differ = (of(labels, first) != of(labels, second)) | of(unknown, first)
+        spoken = ~of(silent, first) & ~of(silent, second)
+        choice = _uniform(audio, choice_seed, 0, 1)[:, 0]
+        is_joined = unknown & spoken & differ & (choice < self._SHARE * (1 - self._BACKWARDS))
+        is_backwards = unknown & spoken & (choice > 1 - self._SHARE * self._BACKWARDS)
+        backwards = tf.where(is_backwards[:, None], begin[:, ::-1], audio)
+        return tf.where(is_joined[:, None], joined, backwards)
+
+    def _joined(self, begin: Tensor, end: Tensor, place: Tensor, begin_seed: Tensor, end_seed: Tensor) -> Tensor:
+        """`begin` up to `place`, a share of the clip, and `end` from there; their middles lie a little apart."""
+        samples = tf.cast(tf.shape(begin)[1], tf.float32)
+        middle = (place[:, 0] - 0.5) * samples
+        apart = self._APART_SECONDS * self.sample_rate
+        before = middle - _uniform(begin, begin_seed, 0, apart)[:, 0]
+        after = middle + _uniform(end, end_seed, 0, apart)[:, 0]
+        begin, end = _earlier(begin, -tf.cast(before, tf.int32)), _earlier(end, -tf.cast(after, tf.int32))
+        distance = tf.range(samples)[None] - place * samples
+        weight = tf.clip_by_value(0.5 + distance / (self._OVERLAP_SECONDS * self.sample_rate), 0, 1)
+        return begin * (1 - weight) + end * weight
+
+
+def _level(audio: Tensor) -> Tensor:
+    """Each clip with a root mean square of 0.05; silence stays."""
+    return tf.math.divide_no_nan(0.05 * audio, tf.sqrt(_power(audio)))
+
+
 def _rows(noise: np.ndarray) -> Tensor:
     """Noise as (rows, 160), repeated if it is shorter than a row: a cut copies whole rows, which is quick."""
     return _on_cpu(np.resize(noise, max(1, len(noise) // _ROW) * _ROW).reshape(-1, _ROW))
@@ -196,10 +255,11 @@ def _coloured_noise(exponent: float, samples: int, generator: np.random.Generato
 
 
 def _harmonic_sound(samples: int, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
-    """(samples,) int16 at the same level: up to 20 harmonics of a pitch of 60 to 1500 Hz, with pauses, in some noise."""
+    """(samples,) int16 at the same level: 20 harmonics of a pitch of 60 to 1500 Hz, with pauses, in some noise."""
     points = np.sort(generator.uniform(0, samples, samples // (sample_rate // 4)))
-    octaves = np.interp(np.arange(samples), points, generator.uniform(0, np.log2(1500 / 60), len(points)))
-    loudness = np.interp(np.arange(samples), points, np.maximum(0, generator.uniform(-0.5, 1, len(points))))
+    time = np.arange(samples)
+    octaves = np.interp(time, points, generator.uniform(0, np.log2(1500 / 60), len(points)))
+    loudness = np.interp(time, points, np.maximum(0, generator.uniform(-0.5, 1, len(points))))
     hz = 60 * 2**octaves
     phase, sound = 2 * np.pi * np.cumsum(hz) / sample_rate, np.zeros(samples)
     slope = generator.uniform(0.3, 2.0)

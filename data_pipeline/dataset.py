@@ -7,10 +7,16 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from data_pipeline.augmentation import FreshSilence, Microphone, build_feature_augmentation, build_waveform_augmentation
-from data_pipeline.corpus import SILENCE
+from data_pipeline.augmentation import (
+    FreshSilence,
+    FreshUnknown,
+    Microphone,
+    build_feature_augmentation,
+    build_waveform_augmentation,
+)
 from data_pipeline.errors import UserError
 from data_pipeline.front_end import FrontEnd
+from data_pipeline.labels import SILENCE, UNKNOWN
 from data_pipeline.settings import AugmentSettings
 from data_pipeline.shards import check_shard, decode_batch, shard_files
 
@@ -126,6 +132,7 @@ class TrainingData:
     def _map(self, host: int, hosts: int) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
         noise, augment = read_noise(self.shards), self.augment
         refresh = FreshSilence(noise, self.front_end.sample_rate) if augment.fresh_silence and len(noise) else None
+        replace = FreshUnknown(self.front_end.sample_rate) if augment.fresh_unknown else None
         augment_waveforms = build_waveform_augmentation(augment, self.front_end.sample_rate, noise)
         share = augment.microphone_probability
         microphone = Microphone(share, self.front_end.bin_hz) if share else None
@@ -137,11 +144,12 @@ class TrainingData:
             batch = decode_batch(serialized[host::hosts], self.clip_samples)
             key = tf.stack([tf.cast(self.seed, tf.int64), step])
             key = fold_in(key, 100 + host) if host else key
-            audio = batch["audio"]
+            audio, silent = batch["audio"], batch["label"] == SILENCE
+            if replace is not None:
+                audio = replace(audio, fold_in(key, 21), batch["label"], batch["label"] == UNKNOWN, silent)
             if refresh is not None:
                 # The corpus's own silence has a speaker, and is kept.
-                cut = (batch["label"] == SILENCE) & (batch["speaker"] == "")
-                audio = refresh(audio, fold_in(key, 20), cut)
+                audio = refresh(audio, fold_in(key, 20), silent & (batch["speaker"] == ""))
             response = None if microphone is None else microphone(audio, fold_in(key, 4))
             audio = augment_waveforms(audio, key)
             if self.preceding_samples:  # of the clip before it in the batch, which is another one at each step

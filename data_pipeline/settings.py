@@ -127,6 +127,9 @@ class AugmentSettings(Settings):
     """Signal-to-noise ratio of those clips."""
     fresh_silence: bool = True
     """Training's `_silence_` is cut anew at each step: half from the noise recordings, half from generated noise."""
+    fresh_unknown: bool = False
+    """About half of training's `_unknown_` is made anew at each step, of halves of other clips and of clips played
+    backwards: for words that no corpus has."""
     time_masks: Annotated[int, Field(ge=0)] = 2
     time_mask_frames: Annotated[int, Field(ge=1)] = 8
     frequency_masks: Annotated[int, Field(ge=0)] = 2

@@ -10,6 +10,7 @@ import tensorflow as tf
 from data_pipeline.augmentation import (
     BackgroundNoise,
     FreshSilence,
+    FreshUnknown,
     Gain,
     Microphone,
     Mixup,
@@ -407,6 +408,72 @@ def test_fresh_silence_has_sounds_with_harmonics_beside_noise():
     smooth = np.array([np.convolve(np.log(row), np.ones(301) / 301, "valid") for row in spectrum])
     peaky = (np.log(spectrum[:, 150:-150]) - smooth).max(axis=1)  # over their surroundings
     assert (peaky > 3.5).mean() > 0.1  # noise alone stays below; of a sound, a glide doesn't show
+
+
+def words(batch: int) -> np.ndarray:
+    """Clips whose middle half second is a tone of the clip's own pitch that grows louder."""
+    time = np.arange(RATE) / RATE
+    hz = 200 * 1.1 ** np.arange(batch)[:, None]
+    shape = np.where(np.abs(time - 0.5) < 0.25, time, 0)
+    return (shape * np.sin(2 * np.pi * hz * time)).astype(np.float32)
+
+
+class TestFreshUnknown:
+    BATCH = 30
+    LABELS = np.where(np.arange(BATCH) < 15, "_unknown_", "yes")
+
+    def made(self, seed: int, labels=None, audio=None) -> tuple[np.ndarray, np.ndarray]:
+        audio = words(self.BATCH) if audio is None else audio
+        labels = self.LABELS if labels is None else labels
+        unknown, silent = labels == "_unknown_", labels == "_silence_"
+        return audio, FreshUnknown(RATE)(audio, seeded(seed, 4), tf.constant(labels), unknown, silent).numpy()
+
+    def test_only_unknown_clips_change_and_about_half_of_them(self):
+        changed = []
+        for seed in range(20):
+            audio, heard = self.made(seed)
+            np.testing.assert_array_equal(heard[self.LABELS == "yes"], audio[self.LABELS == "yes"])
+            changed.append(np.any(heard != audio, axis=1)[self.LABELS == "_unknown_"].mean())
+        assert np.mean(changed) == pytest.approx(0.55, abs=0.15)
+
+    def test_a_new_one_is_joined_of_two_clips_or_one_played_backwards(self):
+        kinds = []
+        for seed in range(20):
+            audio, heard = self.made(seed)
+            for clip in heard[np.any(heard != audio, axis=1)]:
+                alike = np.corrcoef(clip, audio[:, ::-1])[0, 1:]
+                kinds.append("backwards" if alike.max() > 0.99 else "joined")
+        assert kinds.count("backwards") / len(kinds) == pytest.approx(1 / 3, abs=0.15)
+
+    def test_two_halves_of_the_same_command_are_never_joined(self):
+        labels = np.array(["_unknown_"] + ["yes"] * 29)
+        for seed in range(20):
+            audio, heard = self.made(seed, labels)
+            if np.any(heard[0] != audio[0]):
+                assert any(abs(np.corrcoef(heard[0], other[::-1])[0, 1]) > 0.99 for other in audio)
+
+    def test_silence_is_no_part_of_a_word(self):
+        labels = np.array(["_unknown_"] + ["_silence_"] * 29)
+        for seed in range(10):
+            audio, heard = self.made(seed, labels)
+            np.testing.assert_array_equal(heard, audio)
+
+    def test_joined_where_both_clips_are_loud(self):
+        """Two constants: the join is a step from one level to the other, somewhere about the middle."""
+        audio = np.repeat(np.where(np.arange(self.BATCH) % 2, 0.1, -0.1)[:, None], RATE, axis=1).astype(np.float32)
+        places = []
+        for seed in range(20):
+            _, heard = self.made(seed, audio=audio)
+            for clip in heard:
+                turns = np.flatnonzero(np.diff(np.sign(clip[np.abs(clip) > 1e-6])))
+                if len(turns) == 1 and np.abs(clip).min() < 0.01:
+                    places.append(turns[0] / RATE)
+        assert len(places) > 20
+        assert 0.1 < min(places) < max(places) < 0.9
+
+    def test_equal_seeds_give_equal_clips(self):
+        np.testing.assert_array_equal(self.made(3)[1], self.made(3)[1])
+        assert np.any(self.made(3)[1] != self.made(4)[1])
 
 
 def responses(probability: float, hz: np.ndarray, clips: int, *seed: int) -> np.ndarray:
