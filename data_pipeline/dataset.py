@@ -94,7 +94,7 @@ class TrainingData:
     label_weights: Sequence[float] | None = None
     """How much a clip of each label counts; None: all alike."""
     preceding_samples: int = 0
-    """Before each clip come so many of another one's last, and their frames before its own."""
+    """At every other step: before each clip come so many of another one's last, and their frames before its own."""
 
     def __post_init__(self):
         _find_shards(self.shards, "train", self.clip_samples)
@@ -152,14 +152,27 @@ class TrainingData:
                 audio = refresh(audio, fold_in(key, 20), silent & (batch["speaker"] == ""))
             response = None if microphone is None else microphone(audio, fold_in(key, 4))
             audio = augment_waveforms(audio, key)
-            if self.preceding_samples:  # of the clip before it in the batch, which is another one at each step
-                audio = tf.concat([tf.roll(audio, 1, axis=0)[:, -self.preceding_samples :], audio], axis=1)
-            features = self.front_end(audio, response)
+            features = self._with_preceding(step, audio, response)
             features, labels = augment_features(features, tf.one_hot(indices.lookup(batch["label"]), count), key)
             # A clip that mixup has made of two weighs between them.
             return features, labels, tf.linalg.matvec(labels, label_weights.astype(np.float32))
 
         return to_features
+
+    def _with_preceding(self, step: tf.Tensor, audio: tf.Tensor, response: tf.Tensor | None) -> tf.Tensor:
+        """Features of the clips, at odd steps after those of other sound.
+
+        At even ones a clip is the first thing to be heard: without them a model forgets how that is.
+        """
+        if not self.preceding_samples:
+            return self.front_end(audio, response)
+        # Of the clip before it in the batch, which is another one at each step.
+        other = tf.roll(audio, 1, axis=0)[:, -self.preceding_samples :]
+        return tf.cond(
+            step % 2 == 0,
+            lambda: self.front_end(audio, response),
+            lambda: self.front_end(tf.concat([other, audio], axis=1), response),
+        )
 
 
 def feature_batches(

@@ -136,8 +136,8 @@ class AugmentSettings(Settings):
     frequency_mask_bins: Annotated[int, Field(ge=1)] = 5
     """SpecAugment: so many masks, each of 0 to so many frames or bins."""
     preceding_ms: Annotated[float, Field(ge=0)] = 0.0
-    """A clip comes after so much of another one: in a stream it isn't silent before a word, and the state isn't zero.
-    For models that aren't bidirectional."""
+    """At every other step a clip comes after so much of another one: in a stream it isn't silent before a word, and the
+    state isn't zero. For models that aren't bidirectional."""
     mixup: Annotated[float, Field(ge=0)] = 0.0
     """Alpha of the Beta distribution that the mixing weights are drawn from."""
 

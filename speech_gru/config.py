@@ -207,6 +207,8 @@ class Config(Settings):
     def _check(self):
         if self.augment.preceding_ms and self.model.bidirectional:
             raise ValueError("augment.preceding_ms is for streams; it needs model.bidirectional: false")
+        if self.augment.preceding_ms and self.training.xla:
+            raise ValueError("training.xla needs steps of one length; it can't be had with augment.preceding_ms")
         return self
 
     @field_validator("name")

@@ -14,6 +14,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from data_pipeline.dataset import evaluation_batches
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_text, written_aside
+from data_pipeline.labels import SILENCE, UNKNOWN
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """Audio (batch, samples) float32 -> probabilities (batch, labels) float32."""
@@ -81,13 +82,16 @@ def measure(predictions: Predictions) -> dict:
     """The figures of metrics.json.
 
     Keys: clips, correct, accuracy, accuracy_interval (Wilson's, 95 %), labels: {label: precision, recall, f1, clips},
-    confusions: the most frequent [truth, guess, count] first.
+    confusions: the most frequent [truth, guess, count] first, false_commands: the share of the clips without a command
+    that are taken for one (None if there are none).
     """
     truth, guesses = predictions.truth, predictions.guesses
     labels, correct = predictions.labels, int((truth == guesses).sum())
     interval = binomtest(correct, len(truth)).proportion_ci(method="wilson")
     figures = precision_recall_fscore_support(truth, guesses, labels=range(len(labels)), zero_division=0)
     matrix = predictions.confusions
+    command = np.array([label not in (UNKNOWN, SILENCE) for label in labels])
+    others = ~command[truth]
     pairs = [(labels[t], labels[g], int(matrix[t, g])) for t, g in zip(*np.nonzero(matrix), strict=True) if t != g]
     return {
         "clips": len(truth),
@@ -99,6 +103,7 @@ def measure(predictions: Predictions) -> dict:
             for label, p, r, f, n in zip(labels, *figures, strict=True)
         },
         "confusions": sorted(pairs, key=lambda pair: -pair[2]),
+        "false_commands": float(command[guesses[others]].mean()) if others.any() else None,
     }
 
 

@@ -46,7 +46,7 @@ def build_model(
     cudnn: bool | str = "auto",
     unroll: bool = False,
     synchronized: bool = False,
-    preceding_frames: int = 0,
+    preceded: bool = False,
 ) -> keras.Model:
     """The trained part: features (batch, frames, features) -> logits (batch, labels), always float32.
 
@@ -56,7 +56,7 @@ def build_model(
     Args:
         cudnn: of Keras's GRU layers: True demands cuDNN, False rules it out, "auto" takes it where it can be had.
         unroll: write the GRUs' steps out instead of looping; rules out cuDNN.
-        preceding_frames: before the clip come so many frames, which the pooling leaves out; a whole number of steps.
+        preceded: before the clip may come more frames, whole steps, which the pooling leaves out.
         synchronized: normalise over the batches of all devices together (TensorFlow alone has this).
 
     Raises:
@@ -64,16 +64,16 @@ def build_model(
     """
     if settings.subsampling > frames:
         raise UserError(f"model.subsampling is {settings.subsampling}, but a clip has only {frames} frames")
-    inputs = keras.Input((preceding_frames + frames, features), name="features")
-    hidden = _convolve(inputs, settings, synchronized)
+    inputs = keras.Input((None if preceded else frames, features), name="features")
+    hidden = _convolve(inputs, frames, settings, synchronized)
     for index in range(settings.layers):
         if index and settings.dropout:
             hidden = layers.Dropout(settings.dropout, name=f"dropout_{index}")(hidden)
         is_last = index == settings.layers - 1
         sequences = not (is_last and settings.pooling == "last")
         hidden = _gru(settings, index, return_sequences=sequences, use_cudnn=cudnn, unroll=unroll)(hidden)
-    if preceding_frames and settings.pooling != "last":
-        hidden = layers.Cropping1D((preceding_frames // settings.subsampling, 0), name="clip")(hidden)
+    if preceded and settings.pooling != "last":
+        hidden = hidden[:, -(frames // settings.subsampling) :]
     hidden = _pool(hidden, settings)
     if settings.dropout:
         hidden = layers.Dropout(settings.dropout, name="dropout_head")(hidden)
@@ -104,7 +104,7 @@ def multiply_adds(model: keras.Model) -> int:
     return total
 
 
-def _convolve(inputs, settings: ModelSettings, synchronized: bool):
+def _convolve(inputs, frames: int, settings: ModelSettings, synchronized: bool):
     """Convolutions, or frames stacked, or nothing."""
     if settings.convolution_filters:
         hidden = _convolution(inputs, settings, 0, synchronized)
@@ -113,10 +113,10 @@ def _convolve(inputs, settings: ModelSettings, synchronized: bool):
             hidden = layers.Add(name=f"sum_{index}")([hidden, added])
         return hidden
     if settings.subsampling > 1:
-        _, frames, features = inputs.shape
-        steps = frames // settings.subsampling
-        cropped = inputs[:, : steps * settings.subsampling]
-        return layers.Reshape((steps, settings.subsampling * features), name="stack_frames")(cropped)
+        steps = -1 if inputs.shape[1] is None else frames // settings.subsampling
+        rest = frames % settings.subsampling
+        whole = inputs[:, :-rest] if rest else inputs
+        return layers.Reshape((steps, settings.subsampling * inputs.shape[2]), name="stack_frames")(whole)
     return inputs
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.signal import butter, resample_poly, sosfilt
 from scipy.stats import binomtest
 
-from data_pipeline.audio import load_audio
+from data_pipeline.audio import AudioError, load_audio
 from data_pipeline.errors import UserError
 from data_pipeline.files import AUDIO_SUFFIXES, files_under, write_text, written_aside
 from speech_gru.evaluation import Predict, picture
@@ -100,13 +100,18 @@ def _at_speed(clips: np.ndarray, speed: float) -> np.ndarray:
 
 
 def load_noise(folder: Path, sample_rate: int) -> list[np.ndarray]:
-    """All recordings under a folder, at the sampling rate. Raises UserError if there are none."""
+    """All recordings under a folder, at the sampling rate. Raises UserError if there are none, or one is unusable."""
     names = [name for name in files_under(folder, []) if Path(name).suffix.lower() in AUDIO_SUFFIXES]
-    recordings = [load_audio(folder / name, sample_rate) for name in names]
-    recordings = [recording for recording in recordings if np.any(recording)]
-    if not recordings:
+    if not names:
         raise UserError(f"{folder}: no recordings of noise; expected {' '.join(sorted(AUDIO_SUFFIXES))}")
-    return recordings
+    return [_load(folder / name, sample_rate) for name in names]
+
+
+def _load(path: Path, sample_rate: int) -> np.ndarray:
+    try:
+        return load_audio(path, sample_rate)
+    except AudioError as error:
+        raise AudioError(f"{path}: {error}") from error
 
 
 def measure_robustness(
@@ -130,7 +135,7 @@ def measure_robustness(
             chance = np.random.default_rng((number, start))
             spoilt = condition.spoil(clips[start : start + _BATCH], chance)
             correct += int((predict(spoilt).argmax(axis=1) == truth[start : start + _BATCH]).sum())
-            progress(number * len(clips) + start, len(tried) * len(clips))
+            progress(number * len(clips) + min(start + _BATCH, len(clips)), len(tried) * len(clips))
         interval = binomtest(correct, len(clips)).proportion_ci(method="wilson")
         rows.append(
             {

@@ -204,7 +204,7 @@ def build_learner(config: Config, plan: Plan, front_end: FrontEnd) -> Learner:
             cudnn=use_cudnn(settings),
             unroll=settings.xla,
             synchronized=strategy.num_replicas_in_sync > 1,
-            preceding_frames=_preceding_samples(config, front_end) // front_end.hop,
+            preceded=_preceding_samples(config, front_end) > 0,
         )
         optimizer = build_optimizer(settings, plan.steps_per_epoch, plan.policy)
         optimizer.build(model.trainable_variables)
@@ -251,7 +251,9 @@ def device_batches(strategy: tf.distribute.Strategy, data: TrainingData, step: i
     devices = strategy.num_replicas_in_sync // hosts
 
     def share(part: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(part, (devices, data.batch_size // strategy.num_replicas_in_sync, *part.shape[1:]))
+        clips = data.batch_size // strategy.num_replicas_in_sync
+        shape = [-1 if size is None else size for size in part.shape[1:]]  # frames, where other sound may precede
+        return tf.reshape(part, (devices, clips, *shape))
 
     def shares(context: tf.distribute.InputContext) -> tf.data.Dataset:
         return data.batches(step, number, hosts).map(lambda *batch: tuple(map(share, batch))).unbatch()

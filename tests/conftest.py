@@ -116,3 +116,23 @@ def tiny_export(tiny_run, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny_export") / "export"
     export_run(tiny_run, folder, only=("saved_model", "float32"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_stream_run(tiny_config, tmp_path_factory) -> Path:
+    """As tiny_run, of a model that can stream, trained on clips that follow others; export/ has what streams, too."""
+    from export import material, matrix
+    from speech_gru.config import Config
+    from speech_gru.training import plan_training, train
+
+    values = tiny_config.model_dump()
+    values["model"] |= {"bidirectional": False, "pooling": "mean"}
+    values["augment"] |= {"preceding_ms": 100}
+    config = Config.model_validate(values)
+    folder = tmp_path_factory.mktemp("tiny_stream_run") / "run"
+    train(config, plan_training(config), folder, report=lambda line: None)
+    with pytest.MonkeyPatch.context() as patch:  # in this process, which is faster
+        patch.setattr(matrix, "in_child", lambda function, *arguments: function(*arguments))
+        patch.setattr(material, "start_on_cpu", lambda: None)
+        matrix.export_run(folder, folder / "export", only=("float32", "stream_float32"))
+    return folder

@@ -83,6 +83,8 @@ def print_metrics(split: str, metrics: dict) -> None:
     if metrics["confusions"]:
         top = ", ".join(f"{truth} as {guess} ({count})" for truth, guess, count in metrics["confusions"][:8])
         print(f"most confused: {top}")
+    if metrics["false_commands"] is not None:
+        print(f"false commands: {metrics['false_commands']:.1%} of the clips that hold none")
     low, high = metrics["accuracy_interval"]
     print(
         f"{split}: accuracy {metrics['accuracy']:.2%}, {metrics['correct']} of {metrics['clips']} clips right; "

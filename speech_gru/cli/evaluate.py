@@ -62,6 +62,7 @@ def evaluate(
     from speech_gru.subject import load_subject, prepare_corpus
 
     subject, name, prepared = load_subject(model, keep_state=keep_state), split.value, None
+    recordings = _load_noise(noise, subject.sample_rate) if noise else []
     with tempfile.TemporaryDirectory(prefix="speech-gru-") as scratch, progress_bar("Evaluating") as progress:
         if corpus is not None:
             prepared = prepare_corpus(subject, corpus, Path(scratch), progress)
@@ -74,7 +75,7 @@ def evaluate(
             subject.clip_samples,
             progress=progress,
         )
-        rows = _measure_noise(subject, noise, shards or subject.shards(), split.value, progress) if noise else []
+        rows = _measure_noise(subject, recordings, shards or subject.shards(), split.value, progress) if noise else []
     folder = out or subject.report_folder / (f"{name}-one-stream" if keep_state else name)
     metrics = write_report(predictions, folder)
     if rows:
@@ -94,13 +95,18 @@ def evaluate(
     return 3 if prepared and prepared.rejected else 0
 
 
-def _measure_noise(subject, noise: Path, shards: Path, split: str, progress) -> list[dict]:
+def _load_noise(folder: Path, sample_rate: int) -> list:
+    from speech_gru.robustness import load_noise
+
+    return load_noise(folder, sample_rate)
+
+
+def _measure_noise(subject, recordings: list, shards: Path, split: str, progress) -> list[dict]:
     import numpy as np
 
     from data_pipeline.dataset import evaluation_batches
-    from speech_gru.robustness import load_noise, measure_robustness
+    from speech_gru.robustness import measure_robustness
 
-    recordings = load_noise(noise, subject.sample_rate)
     indices = {label.encode(): index for index, label in enumerate(subject.labels)}
     batches = list(evaluation_batches(shards, split, subject.clip_samples, 256).as_numpy_iterator())
     clips = np.concatenate([batch["audio"] for batch in batches])

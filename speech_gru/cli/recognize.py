@@ -48,6 +48,8 @@ def recognize(
     model, audio = (audio[0], audio[1:]) if audio[0].endswith(".tflite") else (CLIP_MODEL, audio)
     if not audio:
         raise UserError(f"no audio: expected files, folders or - after {model}")
+    if models := [name for name in audio if name.endswith(".tflite")]:
+        raise UserError(f"{models[0]}: expected audio; the model comes first")
     files = list(_files(audio))
     recognizer = Recognizer(model)
     failures = 0

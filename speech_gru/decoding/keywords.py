@@ -151,13 +151,9 @@ class _Choice:
     def __init__(self):
         self.held: list[tuple[float, int, int]] = []
         """In the order of their ends."""
-        self._free = 0
-        """Up to this frame occurrences have been told."""
 
     def add(self, candidate: tuple[float, int, int]) -> None:
         """One that ends with the present frame."""
-        if candidate[1] < self._free:
-            return
         if self.held and self.held[-1][:2] == candidate[:2]:
             self.held.pop()  # the same, with a frame more
         self.held.append(candidate)
@@ -167,17 +163,17 @@ class _Choice:
     ) -> list[tuple[float, int, int]]:
         """Takes out the best and drops what overlaps it, again and again while no path that goes on could beat it.
 
-        A ratio never rises on the way: a path that has a lower one already is beaten.
+        A ratio never rises on the way: a path that has a lower one already is beaten. Paths that overlap what is told
+        end here (in `ratios`): they are of no use, and might hide one that begins later.
         """
         told = []
         while self.held:
             best = min(self.held, key=_order)
-            rivals = (starts >= self._free) & (starts < best[2])
-            rivals &= (ratios > best[0]) | ((ratios == best[0]) & (starts <= best[1]))
-            if rivals.any() and frame - self.held[0][2] < patience:
+            better = (ratios > best[0]) | ((ratios == best[0]) & (starts <= best[1]))
+            if (better & (starts < best[2])).any() and frame - self.held[0][2] < patience:
                 break
             told.append(best)
-            self._free = max(self._free, best[2])
+            ratios[starts < best[2]] = -np.inf
             self.held = [other for other in self.held if other[1] >= best[2] or other[2] <= best[1]]
         return told
 

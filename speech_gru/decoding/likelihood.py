@@ -53,7 +53,7 @@ def align(log_probs: np.ndarray, tokens: Sequence[int]) -> list[Token]:
         move[:] = come.argmax(axis=0)
         alpha[2:] = come.max(axis=0) + row[labels]
         alpha[1] = -np.inf
-    state = len(labels) - 1 - int(alpha[2:][-2:].argmax() == 0 and len(labels) > 1)
+    state = max(len(labels) - 2, 0) + int(alpha[2:][-2:].argmax())  # the last token or the blank after it
     if tokens and alpha[2:][state] == -np.inf:
         raise UserError(
             f"expected frames in which the tokens {tokens} can be said, got {len(rows)} that rule them out; "

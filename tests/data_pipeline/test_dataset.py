@@ -165,9 +165,16 @@ class Mean:
         return tf.reduce_mean(audio, axis=1)[:, None, None] * 32768
 
 
+class Frames(Mean):
+    """As Mean, but of each two samples: a clip has four frames."""
+
+    def __call__(self, audio, response=None):
+        return tf.reduce_mean(tf.reshape(audio, (len(audio), -1, 2)), axis=2)[:, :, None] * 32768
+
+
 def training_data(shards, **changes) -> TrainingData:
     settings = {"augment": OFF, "clip_samples": SAMPLES, "seed": 0, "batch_size": 10, "steps_per_epoch": 6}
-    return TrainingData(shards, LABELS, Mean(), **settings | changes)
+    return TrainingData(shards, LABELS, **{"front_end": Mean()} | settings | changes)
 
 
 class TestFeatures:
@@ -226,6 +233,51 @@ class TestFeatures:
         before, after = data.before_and_after(4)
         assert before.shape == after.shape == (4, 1, 1)
         np.testing.assert_allclose(before[:, 0, 0], [float(clip) for clip in data.clips_of_step(0)[:4]], atol=1e-3)
+        np.testing.assert_allclose(after, 10 * before, rtol=1e-4)
+
+    def test_at_odd_steps_the_last_samples_of_another_come_before_each_clip(self, shards):
+        data = training_data(shards, front_end=Frames(), preceding_samples=6)
+        for step in (1, 7):
+            (found, *_), (alone, *_) = (
+                next(iter(batches.batches(step))) for batches in (data, training_data(shards, front_end=Frames()))
+            )
+            assert found.shape == (10, 3 + 4, 1)
+            np.testing.assert_allclose(found[:, 3:], alone, atol=1e-3)
+            numbers = [int(name) for name in data.clips_of_step(step)]
+            before = [numbers[-1], *numbers[:-1]]
+            np.testing.assert_allclose(found[:, :3, 0], np.repeat(before, 3).reshape(10, 3), atol=1e-3)
+        for step in (0, 6):
+            (found, *_), (alone, *_) = (
+                next(iter(batches.batches(step))) for batches in (data, training_data(shards, front_end=Frames()))
+            )
+            np.testing.assert_array_equal(found, alone)
+
+    def test_it_is_the_end_of_the_other_clip_as_augmented_and_as_long_as_asked_for(self, tmp_path):
+        with tf.io.TFRecordWriter(str(tmp_path / "train-00000.tfrecord")) as writer:
+            for number in range(3):
+                said = {"label": "yes", "text": "", "speaker": "", "path": str(number)}
+                samples = 100 * number + np.arange(SAMPLES)
+                writer.write(encode_clip(samples.astype(np.int16), **said))
+        (tmp_path / "train-00000.csv").touch()
+        write_rows(tmp_path / "manifest.csv", [Row("0", "yes", "train")])
+        np.save(tmp_path / "noise.npy", np.zeros(0, np.int16))
+        louder = OFF.model_copy(update={"gain_db": (20.0, 20.0)})
+        sizes = {"batch_size": 3, "steps_per_epoch": 1, "augment": louder, "front_end": Frames()}
+        for samples in (2, 8):
+            data = training_data(tmp_path, preceding_samples=samples, **sizes)
+            first, second, third = (int(name) for name in data.clips_of_step(1))
+            found = next(iter(data.batches(1)))[0][:, :, 0].numpy() / 10
+            for row, before, own in zip(found, (third, first, second), (first, second, third), strict=True):
+                frames = [100 * number + np.arange(0.5, 8, 2) for number in (before, own)]
+                np.testing.assert_allclose(row, np.concatenate(frames)[4 - samples // 2 :], rtol=1e-4)
+
+    def test_before_and_after_shows_the_clip_alone(self, shards):
+        louder = OFF.model_copy(update={"gain_db": (20.0, 20.0)})
+        data = training_data(shards, augment=louder, front_end=Frames(), preceding_samples=6)
+        before, after = data.before_and_after(4)
+        assert before.shape == after.shape == (4, 4, 1)
+        expected = np.repeat([float(clip) for clip in data.clips_of_step(0)[:4]], 4).reshape(4, 4)
+        np.testing.assert_allclose(before[:, :, 0], expected, atol=1e-3)
         np.testing.assert_allclose(after, 10 * before, rtol=1e-4)
 
     def test_validation(self, shards):

@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +16,7 @@ from export import material, matrix
 from export.errors import ExportError, NotMadeError
 from export.matrix import KINDS, export_run
 from speech_gru import Recognizer, StreamingRecognizer
+from speech_gru.artefact import inspect_file
 
 STREAMS = ("stream_float32", "stream_dynamic_range", "stream_int8", "stream_int16x8")
 CLIP_FILES = ("float32", "float16", "dynamic_range", "int8", "int16x8")
@@ -28,7 +31,7 @@ def here(monkeypatch, subject):
     """Everything in this process, and the run is read once for all tests."""
     monkeypatch.setattr(matrix, "in_child", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(matrix, "start_on_cpu", lambda: None)
-    monkeypatch.setattr(matrix, "gather", lambda folder, shards, scratch: subject)
+    monkeypatch.setattr(matrix, "gather", lambda folder, shards, overrides, scratch: subject)
 
 
 def change(monkeypatch, name: str, make) -> None:
@@ -36,25 +39,13 @@ def change(monkeypatch, name: str, make) -> None:
 
 
 @pytest.fixture(scope="module")
-def stream_run(tiny_config, tmp_path_factory):
-    """A run as tiny_run whose model can stream."""
-    from speech_gru.training import plan_training, train
-
-    model = tiny_config.model.model_copy(update={"bidirectional": False, "pooling": "mean"})
-    config = tiny_config.model_copy(update={"model": model})
-    folder = tmp_path_factory.mktemp("stream_run") / "run"
-    train(config, plan_training(config), folder, report=lambda line: None)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def stream_export(stream_run, tmp_path_factory):
-    """Folder and proofs of stream_run's streaming kinds, made in this process."""
+def stream_export(tiny_stream_run, tmp_path_factory):
+    """Folder and proofs of tiny_stream_run's streaming kinds, made in this process."""
     out = tmp_path_factory.mktemp("stream_export")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(matrix, "in_child", lambda function, *arguments: function(*arguments))
         patch.setattr(material, "start_on_cpu", lambda: None)
-        proofs = export_run(stream_run, out, only=(*STREAMS, "micro", "float32"))
+        proofs = export_run(tiny_stream_run, out, only=(*STREAMS, "micro", "float32"))
     return out, {proof.artefact: proof for proof in proofs}
 
 
@@ -215,7 +206,54 @@ def test_other_shards(tiny_run, tmp_path, monkeypatch):
     assert names(tmp_path) == set()
 
 
+def test_what_killed_exports_have_left_goes_and_what_runs_beside_stays(here, tiny_run, tmp_path):
+    old, young = tmp_path / ".unproven-old", tmp_path / ".unproven-young"
+    for folder, hours in ((old, 2), (young, 0.5), (tmp_path / "unproven-mine", 100)):
+        (folder / "saved_model").mkdir(parents=True)
+        (folder / "saved_model" / "half").write_text("of it")
+        os.utime(folder, (time.time() - 3600 * hours,) * 2)
+    export_run(tiny_run, tmp_path, only=("float32",))
+    assert names(tmp_path) == {
+        *("model.tflite", "export_report.json", "MODEL_CARD.md", ".unproven-young", "unproven-mine")
+    }
+    assert (young / "saved_model" / "half").is_file()
+
+
+def test_no_process_is_started_for_what_cant_be_made(here, tiny_run, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(
+        matrix, "in_child", lambda function, *arguments: started.append(function) or function(*arguments)
+    )
+    proofs = export_run(tiny_run, tmp_path, only=(*STREAMS, "micro", "float32"))
+    assert started == [matrix.gather, KINDS["float32"].make]
+    assert [proof.status for proof in proofs] == ["proven"] + ["not made"] * 5
+    assert all("bidirectional" in proof.reason for proof in proofs[1:])
+
+
+def test_settings_of_the_export_can_be_overridden(tiny_stream_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(matrix, "in_child", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(material, "start_on_cpu", lambda: None)
+    config = (tiny_stream_run / "config.yaml").read_bytes()
+    overrides = iter(["export.threshold=0.5", "export.data=Töne"])  # any iterable
+    export_run(tiny_stream_run, tmp_path, only=("float32", "stream_float32"), overrides=overrides)
+    for file in ("model.tflite", "stream.tflite"):
+        assert inspect_file(tmp_path / file).thresholds == {"tief": 0.5, "mittel": 0.5, "höher": 0.5}
+        assert inspect_file(tiny_stream_run / "export" / file).thresholds == {}
+    assert "Töne" in (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert (tiny_stream_run / "config.yaml").read_bytes() == config
+
+
 # Mistakes and misfortunes
+
+
+@pytest.mark.parametrize("override", ["training.epochs=3", "export={threshold: 1}", "exporter.threshold=1", "seed=2"])
+def test_a_trained_runs_other_settings_are_fixed(tiny_run, tmp_path, override):
+    with pytest.raises(UserError) as caught:
+        export_run(tiny_run, tmp_path / "out", overrides=("export.threshold=0.5", override))
+    assert str(caught.value) == (
+        f"--set {override}: a trained run's settings are fixed, but for those that begin with export."
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_name(tmp_path):

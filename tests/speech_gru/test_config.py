@@ -19,6 +19,7 @@ from speech_gru.config import (
     SweepRange,
     SweepSettings,
     TensorBoardSettings,
+    differences,
     dump_config,
     load_config,
 )
@@ -246,6 +247,46 @@ class TestConvolutionThatStreams:
     def test_others_need_not(self, load, override):
         text = "model: {bidirectional: false, convolution_filters: 4, convolution_kernel: 3, subsampling: 4}\n"
         assert load(text, f"model.{override}").model.subsampling == 4
+
+
+class TestPrecedingSound:
+    @pytest.mark.parametrize("values", ["augment: {preceding_ms: 300}", "augment: {preceding_ms: 1}\nseed: 3"])
+    def test_is_for_models_that_look_back_alone(self, load, complaint, values):
+        expected = "mine.yaml: augment.preceding_ms is for streams; it needs model.bidirectional: false"
+        assert complaint(values) == expected
+        assert load(values, "model.bidirectional=false").augment.preceding_ms > 0
+        assert load(values, "augment.preceding_ms=0").model.bidirectional
+        with pytest.raises(UserError, match=r"training\.xla needs steps of one length"):
+            load(values, "model.bidirectional=false", "training.xla=true")
+
+    def test_is_none_unless_asked_for(self, load, complaint):
+        assert load().augment.preceding_ms == 0
+        text = "model: {bidirectional: false}\naugment: {preceding_ms: -1}\n"
+        assert complaint(text) == "mine.yaml: augment.preceding_ms: expected greater than or equal to 0, got -1"
+
+
+class TestDifferences:
+    def test_of_what_changes_a_training(self, load):
+        now = load("", "model.units=3", "augment.gain_db=[1, 2]", "seed=8", "training.precision=float32")
+        assert differences(load(), now) == {
+            "seed": (0, 8),
+            "augment.gain_db": ([*load().augment.gain_db], [1, 2]),
+            "model.units": (load().model.units, 3),
+            "training.precision": ("auto", "float32"),
+        }
+        assert differences(load(), load()) == {}
+
+    @pytest.mark.parametrize(
+        "override",
+        [
+            *("export.threshold=0.5", "export.accuracy_loss.int8=3", "export.data=mine", "export.logits_tolerance=1"),
+            *("name=x", "corpus.path=x", "corpus.shards=x", "tensorboard.graph=true", "training.checkpoint_steps=7"),
+            *("training.validation_batch_size=7", "sweep={settings: {seed: [1]}}"),
+        ],
+    )
+    def test_not_of_what_has_no_effect_on_it(self, load, override):
+        assert load("", override) != load()
+        assert differences(load(), load("", override)) == {}
 
 
 class TestSweep:

@@ -27,6 +27,7 @@ from speech_gru.decoding import (
     greedy,
     prefix_beam_search,
 )
+from speech_gru.decoding.beam import _Prefixes
 
 WIDE = 10_000
 """A beam that holds all that can be said in a few frames."""
@@ -214,10 +215,9 @@ class TestBeamSearch:
 
     def test_a_prefix_that_comes_back_is_merged_with_its_children(self):
         """Of (1) only its child is in the beam for a while; then (1) is said again, and grows once more."""
-        rng = np.random.default_rng(1)
-        for _ in range(300):
-            log_probs = np.log(rng.dirichlet([0.4] * 3, 12))
-            search = BeamSearch(width=3)
+        for seed in range(200):
+            log_probs = np.log(np.random.default_rng(seed).dirichlet([0.5] * 3, 12))
+            search = BeamSearch(width=6)
             for row in log_probs:
                 search.feed(row[np.newaxis])
                 found = search.hypotheses()
@@ -293,13 +293,13 @@ class TestBeamSearch:
             search.feed(np.log(np.full((1, 3), 1 / 3)))
 
 
-def candidates(log_probs, phrase):
-    """For each end the best (score per token, start, end) of all alignments of the phrase that end there."""
+def candidates(log_probs, phrase, first=0):
+    """For each end the best (score per token, start, end) of the phrase's alignments that start from frame `first`."""
     ratios = log_probs - np.where(log_probs.max(axis=1) > -np.inf, log_probs.max(axis=1), 0)[:, np.newaxis]
     found = []
     for end in range(1, len(ratios) + 1):
         best = (-np.inf, 0, 0)
-        for start in range(end):
+        for start in range(first, end):
             paths, _ = all_paths(end - start, log_probs.shape[1])
             scores, labels = path_scores(ratios[start:end])
             for path, score, said in zip(paths, scores, labels, strict=True):
@@ -310,13 +310,14 @@ def candidates(log_probs, phrase):
     return found
 
 
-def choose(found):
-    """The best, then the best of what doesn't overlap it, and so on."""
-    chosen = []
-    for score, start, end in sorted(found, key=lambda candidate: (-candidate[0], candidate[1], -candidate[2])):
-        if all(start >= other[2] or end <= other[1] for other in chosen):
-            chosen.append((score, start, end))
-    return sorted(chosen)
+def order(candidate):
+    """The better, the less."""
+    score, start, end = candidate
+    return -score, start, -end
+
+
+def overlap(one, other):
+    return one[1] < other[2] and other[1] < one[2]
 
 
 def spot(log_probs, phrases, **arguments):
@@ -343,8 +344,16 @@ class TestKeywords:
         if max(phrase) >= log_probs.shape[1]:
             return
         found = spot(log_probs, {"phrase": phrase}, threshold=threshold, patience=None)
-        expected = choose([item for item in candidates(log_probs, phrase) if item[0] >= threshold])
-        assert sorted((item.score, item.start, item.end) for item in found) == expected
+        found = [(item.score, item.start, item.end) for item in found]
+        for one in found:
+            assert one[0] >= threshold
+            assert one[0] == max(
+                item[0] for item in candidates(log_probs[: one[2]], phrase, one[1]) if item[2] == one[2]
+            )
+            assert not any(overlap(one, other) for other in found if other != one)
+        for candidate in candidates(log_probs, phrase):
+            if candidate[0] >= threshold and candidate not in found:
+                assert any(overlap(candidate, one) and order(one) < order(candidate) for one in found)
 
     @few
     @given(
@@ -384,6 +393,26 @@ class TestKeywords:
             ]
         spotter = KeywordSpotter({"ab": (1, 2)}, patience=None)
         assert (len(spotter.feed(log_probs)), len(spotter.finish())) == (0, 1)
+
+    def test_patience_lasts_while_the_last_token_does(self):
+        log_probs = peaks([1, *[2] * 40, 0], 3)
+        assert spot(log_probs, {"ab": (1, 2)}, patience=5) == [Occurrence("ab", 0, 0, 41)]
+
+    def test_a_path_that_begins_later_is_no_reason_to_wait(self):
+        log_probs = np.log([[0.01, 0.97, 0.01, 0.01], [0.01, 0.01, 0.4, 0.58], [0.01, 0.97, 0.01, 0.01]])
+        assert len(KeywordSpotter({"ab": (1, 2)}).feed(log_probs)) == 1
+
+    def test_of_equally_good_ones_the_earliest_is_kept_though_it_comes_to_a_state_later(self):
+        """Frames 0 and 1 may both be the first token, frames 0 to 2 blanks as well; the later path is ahead first."""
+        log_probs = np.array([[-9, -1, -9, 0], [0, -1, -9, -9], [0, -9, -1, -9], [-1, -9, 0, -9.0]])
+        (found,) = spot(log_probs, {"ab": (1, 2)}, threshold=-2)
+        assert (found.start, found.end) == (0, 4)
+
+    def test_what_was_told_hides_nothing_that_follows(self):
+        """The first token in frame 0, waiting through blanks, would lead to the last frame's better than frame 3."""
+        log_probs = np.array([[-9, 0, -9], [-0.4, -9, 0], [0, -9, -9], [0, -1, -9], [-0.5, -9, -0.3]])
+        found = spot(log_probs, {"ab": (1, 2)})
+        assert [(item.start, item.end) for item in found] == [(0, 2), (3, 5)]
 
     def test_a_long_pause_parts_what_is_no_phrase(self):
         log_probs = peaks([1, *[0] * 50, 2], 3)
@@ -483,6 +512,24 @@ def test_blanks_alone(frames):
         assert ctc_log_likelihood(log_probs, ()) == 0
         assert align(log_probs, ()) == []
     assert spot(log_probs, {"a": (1,)}) == []
+
+
+def test_a_long_utterance_is_kept_though_other_prefixes_are_forgotten():
+    rng = np.random.default_rng(0)
+    path = rng.integers(0, 5, 4000)
+    assert prefix_beam_search(peaks(path, 5), 4)[0].tokens == collapse(path.tolist())
+
+
+def test_prefixes_that_are_not_in_the_beam_are_forgotten():
+    prefixes, node = _Prefixes(), _Prefixes.EMPTY
+    for _ in range(3000):
+        node = prefixes.grow([node] * 2, [1, 2])[0]
+        parent = prefixes.grow([_Prefixes.EMPTY], [1])[0]
+        assert prefixes.grow([parent], [2]) == prefixes.grow([parent], [2])
+    prefixes.forget_others(np.array([node]))
+    assert prefixes.tokens(node) == (1,) * 3000
+    assert prefixes.grow([_Prefixes.EMPTY], [1]) == [parent]
+    assert len(prefixes._above) == 3000
 
 
 @pytest.mark.parametrize("make", DECODERS.values(), ids=DECODERS)

@@ -105,6 +105,52 @@ def test_the_convolution_is_its_equation(bidirectional, before):
     np.testing.assert_allclose(relu(batch()), expected, rtol=1e-3, atol=1e-4)
 
 
+class TestPrecedingFrames:
+    """Of 6 frames before the 11 of the clip: three steps of two each."""
+
+    @staticmethod
+    def both(**settings) -> tuple[keras.Model, keras.Model]:
+        """The model to train, and that of clips alone, with its weights."""
+        settings = {"units": 4, "layers": 2, "bidirectional": False, "subsampling": 2, **settings}
+        alone = build(**settings)
+        model = build_model(ModelSettings(**settings), FRAMES, FEATURES, LABELS, preceded=True)
+        assert [(w.path, w.shape) for w in model.weights] == [(w.path, w.shape) for w in alone.weights]
+        model.set_weights(alone.get_weights())
+        return model, alone
+
+    @pytest.mark.parametrize("pooling", ["attention", "mean", "last"])
+    def test_the_state_follows_them_and_the_pooling_leaves_them_out(self, pooling):
+        model, _ = self.both(pooling=pooling)
+        inputs = batch(17)
+        assert model.input_shape == (None, None, FEATURES)
+        states = encode(inputs[:, :16].reshape(3, 8, 2 * FEATURES), model, False)
+        pooled = pool(states[:, 3:], model, pooling, False)
+        kernel, bias = model.get_layer("head").get_weights()
+        np.testing.assert_allclose(model(inputs), pooled @ kernel + bias, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("pooling", ["attention", "mean", "last"])
+    def test_where_they_leave_no_trace_it_says_what_the_clip_alone_gets(self, pooling):
+        """A GRU whose update gate is open forgets all but the present step."""
+        model, alone = self.both(pooling=pooling)
+        for layer in gru_layers(alone):
+            kernel, recurrent, bias = layer.get_weights()
+            kernel[:, :4], recurrent[:, :4], bias[:, :4] = 0, 0, -50
+            layer.set_weights([kernel, 0 * recurrent, bias])
+        model.set_weights(alone.get_weights())
+        inputs = batch(17)
+        np.testing.assert_allclose(model(inputs), alone(inputs[:, 6:]), rtol=1e-4, atol=1e-5)
+
+    def test_behind_convolutions(self):
+        settings = {"convolution_filters": 6, "convolution_layers": 2, "convolution_kernel": 3, "pooling": "mean"}
+        model, _ = self.both(**settings)
+        inputs = batch(17)
+        convolution = keras.Model(model.input, model.get_layer("sum_1").output)
+        assert convolution(inputs).shape == (3, 8, 6)
+        pooled = encode(convolution(inputs).numpy(), model, False)[:, 3:].mean(axis=1)
+        kernel, bias = model.get_layer("head").get_weights()
+        np.testing.assert_allclose(model(inputs), pooled @ kernel + bias, rtol=1e-4, atol=1e-5)
+
+
 def convolved(inputs: np.ndarray, model: keras.Model, index: int, bidirectional: bool) -> np.ndarray:
     """relu(batch_norm(convolution)) with a stride of 1, from the equation and the model's weights."""
     kernel = model.get_layer(f"convolution_{index}").get_weights()[0]

@@ -3,7 +3,9 @@ import shutil
 import numpy as np
 import pytest
 
+from data_pipeline.dataset import evaluation_batches
 from data_pipeline.errors import UserError
+from speech_gru import StreamingRecognizer
 from speech_gru.subject import Subject, load_subject, prepare_corpus
 
 
@@ -75,3 +77,45 @@ def test_no_clip_can_be_used(listener, tmp_path):
 def test_no_such_corpus(listener, tmp_path):
     with pytest.raises(UserError, match="doesn't exist"):
         prepare_corpus(listener("tief"), tmp_path / "none", tmp_path, nothing)
+
+
+class TestStreams:
+    @pytest.fixture
+    def clips(self, tiny_shards):
+        """(27, 4000): the test clips."""
+        return next(evaluation_batches(tiny_shards, "test", 4000, 64).as_numpy_iterator())["audio"]
+
+    @pytest.fixture
+    def file(self, tiny_stream_run):
+        return tiny_stream_run / "export" / "stream.tflite"
+
+    def test_it_begins_anew_with_each_clip(self, file, clips):
+        """So it says what the clip file says; in which order and by how many the clips come is of no matter."""
+        stream, whole = load_subject(file), load_subject(file.with_name("model.tflite"))
+        assert (stream.labels, stream.sample_rate, stream.clip_samples) == (whole.labels, 8000, 4000)
+        assert (stream.report_folder, stream.run) == (whole.report_folder, whole.run)
+        expected = whole.predict(clips)
+        assert len(set(expected.argmax(axis=1))) == 5
+        np.testing.assert_allclose(stream.predict(clips), expected, atol=1e-4)
+        parts = [stream.predict(part) for part in (clips[20:][::-1], clips[:20][::-1])]
+        np.testing.assert_allclose(np.concatenate(parts)[::-1], expected, atol=1e-4)
+
+    def test_with_its_state_kept_all_clips_are_one_stream(self, file, clips):
+        stream = load_subject(file, keep_state=True)
+        found = np.concatenate([stream.predict(clips[:9]), stream.predict(clips[9:])])
+        said = StreamingRecognizer(file).probabilities(clips.reshape(-1))
+        # Chunks of 400 samples with 56 before the first; a clip is ten chunks.
+        ends = 456 + 400 * np.arange(len(said))
+        last = [int((ends <= 4000 * number).sum()) - 1 for number in range(1, len(clips) + 1)]
+        np.testing.assert_allclose(found, said[last], atol=1e-6)
+        anew = load_subject(file).predict(clips)
+        np.testing.assert_allclose(found[0], anew[0], atol=1e-6)
+        assert (np.abs(found - anew).max(axis=1) > 1e-3).sum() > 20, "what was heard before has an effect"
+
+    def test_whatever_else_has_no_state_to_keep(self, run, file):
+        for path in (run, file.parent.parent, file.with_name("model.tflite")):
+            with pytest.raises(UserError, match="only a streaming file has a state to keep") as caught:
+                load_subject(path, keep_state=True)
+            assert str(caught.value).startswith(f"{path}: ")
+        with pytest.raises(UserError, match="can't be read"):
+            load_subject(file.with_name("none.tflite"), keep_state=True)

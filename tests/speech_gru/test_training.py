@@ -1,6 +1,7 @@
 """Training: what is planned, learnt and kept; and that nothing that stops a run changes its end."""
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -264,6 +265,56 @@ class TestGoingOn:
         assert said[0].startswith("going on after step")
         assert history == run(config, tmp_path / "whole")
         assert_same_weights(tmp_path / "killed", tmp_path / "whole")
+
+
+class TestClipsThatFollowOthers:
+    @pytest.fixture
+    def following(self, light_config) -> Config:
+        return changed(light_config, "augment", preceding_ms=130)
+
+    @pytest.mark.parametrize(
+        ("wanted", "subsampling", "steps"),
+        [(0, 2, 0), (20, 2, 0), (30, 2, 1), (100, 2, 2), (130, 2, 3), (130, 1, 5), (130, 3, 2), (9999, 2, 10)],
+    )
+    def test_whole_steps_of_50_ms_and_at_most_a_clip(self, light_config, wanted, subsampling, steps):
+        config = changed(changed(light_config, "augment", preceding_ms=wanted), "model", subsampling=subsampling)
+        plan, front_end = plan_training(config), adapted_front_end(config)
+        samples = training_data(config, plan, front_end).preceding_samples
+        assert samples == steps * subsampling * 200
+        assert samples <= config.corpus.clip_samples
+        learner = training.build_learner(config, plan, front_end)
+        assert learner.model.input_shape[1] == (None if steps else 19), "19 are the clip's own"
+
+    def test_the_model_takes_what_the_data_give(self, following):
+        plan, front_end = plan_training(following), adapted_front_end(following)
+        model = training.build_learner(following, plan, front_end).model
+        batches = training_data(following, plan, front_end).batches()
+        for (features, *_), frames in zip(batches, (19, 19 + 6, 19), strict=False):
+            assert features.shape == (8, frames, 10)
+            assert model(features).shape == (8, 5)
+
+    def test_they_have_an_effect_and_a_stop_has_none(self, following, undisturbed, tmp_path):
+        history = run(following, tmp_path / "whole")
+        assert history[0]["loss"] != undisturbed[1][0]["loss"]
+        with pytest.raises(KilledError):
+            run(following, tmp_path / "stopped", At(10, kill))
+        assert run(following, tmp_path / "stopped") == history
+        assert_same_weights(tmp_path / "stopped", tmp_path / "whole")
+
+    def test_what_is_kept_takes_clips_alone(self, tiny_stream_run, tiny_shards):
+        run = load_run(tiny_stream_run)
+        assert run.config.augment.preceding_ms == 100
+        assert run.recognizer.input_shape == (None, 4000)
+        batch = next(evaluation_batches(tiny_shards, "test", 4000, 64).as_numpy_iterator())
+        guesses = [run.labels[index] for index in run.recognizer(batch["audio"]).numpy().argmax(axis=1)]
+        assert np.mean(np.array(guesses) == [label.decode() for label in batch["label"]]) >= 0.9
+
+    def test_its_export_is_proven(self, tiny_stream_run):
+        found = json.loads((tiny_stream_run / "export" / "export_report.json").read_text(encoding="utf-8"))
+        assert [(item["artefact"], item["status"]) for item in found["artefacts"]] == [
+            ("float32", "proven"),
+            ("stream_float32", "proven"),
+        ]
 
 
 def full(*arguments, **keywords):

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -164,6 +165,90 @@ def test_report_folder_cant_be_written(model, speech_gru, tmp_path):
     outcome = speech_gru("evaluate", model, "--out", tmp_path / "file" / "report")
     assert outcome.code == 2
     assert "can't be written" in outcome.err
+
+
+class TestNoise:
+    @pytest.fixture
+    def noise(self, tiny_corpus):
+        return tiny_corpus / "_background_noise_"
+
+    @pytest.mark.parametrize("name", ["", "export/model.tflite"])
+    def test_for_programs(self, model, measured, noise, tmp_path, name):
+        found = measured(model / name, "--noise", noise, "--split", "validation", "--out", tmp_path)
+        rows = found["robustness"]
+        assert json.loads((tmp_path / "robustness.json").read_text(encoding="utf-8")) == rows
+        assert (tmp_path / "robustness.png").read_bytes().startswith(b"\x89PNG")
+        assert "robustness" not in json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+        assert len(rows) == 11
+        assert rows[0]["condition"] == "clean"
+        for key in ("clips", "correct", "accuracy", "accuracy_interval"):
+            assert rows[0][key] == found[key], "clean clips are recognised as without noise"
+        assert {row["clips"] for row in rows} == {27}
+        by_name = {row["condition"]: row["correct"] for row in rows}
+        assert by_name["20 dB SNR"] > 20
+        assert by_name["telephone"] < by_name["clean"], "it doesn't carry the tone of a word"
+
+    def test_for_people(self, model, speech_gru, noise, tmp_path):
+        outcome = speech_gru("evaluate", model, "--noise", noise, "--out", tmp_path)
+        assert (outcome.code, outcome.err) == (0, "")
+        rows = json.loads((tmp_path / "robustness.json").read_text(encoding="utf-8"))
+        text = outcome.out.partition("95 % interval")[2]
+        for row in rows:
+            low, high = (f"{bound:.2%}" for bound in row["accuracy_interval"])
+            pattern = rf"{re.escape(row['condition'])} +{row['accuracy']:.2%} +{low} to {high} *\n"
+            assert re.search(pattern, text), row["condition"]
+        files = "metrics.json, confusion.png, worst.csv, robustness.json, robustness.png"
+        assert outcome.out.splitlines()[-1] == f"{tmp_path}: {files}"
+        assert {path.name for path in tmp_path.iterdir()} == set(files.split(", "))
+
+    def test_a_corpus_of_ones_own(self, model, measured, noise, manifest, tmp_path):
+        found = measured(model, "--noise", noise, "--corpus", manifest, "--out", tmp_path)
+        assert found["robustness"][0]["correct"] == found["correct"]
+        assert found["robustness"][0]["clips"] == 3 * 8
+
+    def test_without_it_nothing_is_measured(self, model, measured, tmp_path):
+        assert "robustness" not in measured(model, "--out", tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "confusion.png", "worst.csv"}
+
+    @pytest.mark.parametrize("noise", ["none", "texts"])
+    def test_a_folder_without_audio(self, model, speech_gru, tmp_path, monkeypatch, noise):
+        """That is found before the work begins."""
+        (tmp_path / "texts").mkdir()
+        (tmp_path / "texts" / "a.txt").write_text("no audio")
+        monkeypatch.setattr("speech_gru.evaluation.predict_split", lambda *_, **__: pytest.fail("work has begun"))
+        outcome = speech_gru("evaluate", model, "--noise", tmp_path / noise, "--out", tmp_path / "out")
+        assert (outcome.code, outcome.out) == (2, "")
+        assert outcome.err.startswith(f"speech-gru: {tmp_path / noise}: no recordings of noise; expected .flac")
+        assert not (tmp_path / "out").exists()
+
+
+class TestStreams:
+    @pytest.fixture
+    def export(self, tiny_stream_run, tmp_path):
+        """The export of a run that is still there, of its own."""
+        shutil.copytree(tiny_stream_run, tmp_path / "run")
+        return tmp_path / "run" / "export"
+
+    def test_a_streaming_file_has_the_figures_of_the_clip_file(self, export, measured):
+        found = same(measured(export / "stream.tflite"), measured(export / "model.tflite"))
+        assert found["clips"] == 27
+        assert found["accuracy"] > 0.8
+
+    def test_with_its_state_kept_the_report_lies_beside(self, export, measured):
+        anew = measured(export / "stream.tflite", "--split", "validation")
+        kept = measured(export / "stream.tflite", "--split", "validation", "--keep-state")
+        assert kept != anew
+        for name, figures in (("validation", anew), ("validation-one-stream", kept)):
+            path = export / "report" / name / "metrics.json"
+            assert json.loads(path.read_text(encoding="utf-8")) == figures
+
+    def test_others_have_no_state_to_keep(self, export, speech_gru):
+        for path in (export.parent, export / "model.tflite"):
+            outcome = speech_gru("evaluate", path, "--keep-state")
+            assert (outcome.code, outcome.out) == (2, "")
+            assert outcome.err == f"speech-gru: {path}: only a streaming file has a state to keep\n"
+        assert not (export / "report").exists()
+        assert not (export.parent / "report" / "test-one-stream").exists()
 
 
 def test_ctrl_c(model, speech_gru, tiny_corpus, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from export import matrix
+from export import material, matrix
 from export.errors import ExportError
 from export.matrix import KINDS
 from export.proof import Proof
@@ -32,8 +32,8 @@ def rows(out: str) -> list[list[str]]:
 
 def test_in_a_fresh_process(run):
     """Nothing but our own words is to be seen."""
-    only = ("--only", "stream_float32", "--only", "float32")
-    command = [sys.executable, "-m", "speech_gru", "export", str(run), *only]
+    options = ("--only", "stream_float32", "--only", "float32", "--set", "export.threshold=0.5")
+    command = [sys.executable, "-m", "speech_gru", "export", str(run), *options]
     result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
     assert result.returncode == 0, result.stderr
     assert re.fullmatch(r"stream\.tflite: not made: the encoder is bidirectional [^\n]*\n", result.stderr)
@@ -41,7 +41,8 @@ def test_in_a_fresh_process(run):
     assert [row[0] for row in rows(result.stdout)] == ["model.tflite"]
     made = {path.name for path in (run / "export").iterdir()}
     assert made == {"model.tflite", "export_report.json", "MODEL_CARD.md"}
-    assert inspect_file(run / "export" / "model.tflite").run == "run"
+    about = inspect_file(run / "export" / "model.tflite")
+    assert (about.run, about.thresholds) == ("run", {"tief": 0.5, "mittel": 0.5, "höher": 0.5})
 
 
 PROVEN = Proof(
@@ -69,7 +70,7 @@ def exporting(monkeypatch):
         asked = []
 
         def export_run(run, out, shards, only, overrides, progress):
-            asked.append((run, out, shards, tuple(only)))
+            asked.append((run, out, shards, tuple(only), tuple(overrides)))
             progress("model.tflite", 0, 1)
             if isinstance(result, Exception):
                 raise result
@@ -93,14 +94,16 @@ def test_table(speech_gru, exporting, tmp_path):
         ["stream.tflite", "1", "3e-06", "100.00%", "95.00% (91.0-97.3)", "0.123", "40 ms chunk"],
     ]
     assert outcome.out.splitlines()[-1].startswith(f"{tmp_path / 'run' / 'export'}: each artefact was loaded back")
-    assert asked == [(tmp_path / "run", tmp_path / "run" / "export", None, ())]
+    assert asked == [(tmp_path / "run", tmp_path / "run" / "export", None, (), ())]
 
 
 def test_options(speech_gru, exporting, tmp_path):
     asked = exporting([PROVEN])
     options = ("--only", "int8", "--only", "onnx", "--out", tmp_path / "x", "--shards", tmp_path / "clips")
+    options += ("--set", "export.threshold=0.5", "--set", "export.data=x=y")
     assert speech_gru("export", tmp_path / "run", *options).code == 0
-    assert asked == [(tmp_path / "run", tmp_path / "x", tmp_path / "clips", ("int8", "onnx"))]
+    settings = ("export.threshold=0.5", "export.data=x=y")
+    assert asked == [(tmp_path / "run", tmp_path / "x", tmp_path / "clips", ("int8", "onnx"), settings)]
 
 
 def test_one_failed_while_others_are_made(speech_gru, exporting):
@@ -135,6 +138,34 @@ def test_what_this_model_has_no_use_for_is_no_failure(speech_gru, exporting):
 def test_nothing_can_be_made(speech_gru, exporting):
     exporting(ExportError("the front end can't be converted"))
     assert speech_gru("export", "run") == (1, "", "speech-gru: the front end can't be converted\n")
+
+
+def test_nothing_of_what_was_asked_for_can_be_made(speech_gru, run, monkeypatch):
+    """Then nothing was proven either."""
+    monkeypatch.setattr(matrix, "in_child", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(material, "start_on_cpu", lambda: None)
+    outcome = speech_gru("export", run, "--only", "stream_float32")
+    assert outcome.code == 1
+    assert outcome.err.startswith("stream.tflite: not made: the encoder is bidirectional")
+    assert "agrees" not in outcome.out
+    assert {path.name for path in (run / "export").iterdir()} == {"export_report.json", "MODEL_CARD.md"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.units=3", "--set model.units=3: a trained run's settings are fixed, but for those that begin"),
+        ("export.threshhold=1", "--set export.threshhold=1: export.threshhold: no such setting; the nearest valid"),
+        ("export.threshold=2", "--set export.threshold=2: export.threshold: expected less than or equal to 1, got 2"),
+    ],
+)
+def test_settings_that_cant_be_overridden(speech_gru, run, monkeypatch, setting, message):
+    monkeypatch.setattr(matrix, "in_child", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(material, "start_on_cpu", lambda: None)
+    outcome = speech_gru("export", run, "--only", "float32", "--set", setting)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith(f"speech-gru: {message}")
+    assert not list(run.glob("export/*"))
 
 
 def test_the_help_names_every_artefact(speech_gru):

@@ -17,6 +17,8 @@ SOUND = np.concatenate([np.tile(JA, 1000), np.tile(NEIN, 2000)])
 """Half a second of "ja", a second of "nein"."""
 HEARD = "    0.20 s  ja 75.0%\n"
 """0.2 s are smoothed, 0.6 s are the pause; "nein" lies below the threshold."""
+DELAYED = np.append(np.float32([0]), SOUND)
+"""For the stream, whose first sample is the overlap."""
 
 
 @pytest.fixture
@@ -182,3 +184,43 @@ def test_model_that_cant_be_used(speech_gru, sound, tmp_path):
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err == f"speech-gru: {wrong}: not a TFLite file; expected one that `speech-gru export` wrote\n"
     assert "none.tflite: can't be read" in speech_gru("listen", tmp_path / "none.tflite").err
+
+
+class TestWithoutAModel:
+    @pytest.fixture(autouse=True)
+    def shipped(self, monkeypatch, mirror):
+        """In the place of the model that comes with the package: a file for streams."""
+        monkeypatch.setattr("speech_gru.shipped.STREAM_MODEL", mirror(kind="stream"))
+
+    def test_the_one_that_comes_along_hears_a_file(self, speech_gru, tmp_path):
+        soundfile.write(tmp_path / "a.wav", DELAYED, 8000, subtype="PCM_16")
+        assert speech_gru("listen", tmp_path / "a.wav") == (0, HEARD, "")
+
+    def test_standard_input(self, speech_gru, pipe):
+        pipe(pcm(DELAYED))
+        assert speech_gru("listen", "-") == (0, HEARD, "")
+
+    @pytest.mark.parametrize("arguments", [[], ["mic"]])
+    def test_microphone(self, speech_gru, monkeypatch, arguments):
+        monkeypatch.setitem(sys.modules, "sounddevice", None)
+        outcome = speech_gru("listen", *arguments)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert outcome.err.startswith("speech-gru: no microphone: ")
+
+    def test_a_model_that_is_given_is_taken_instead(self, speech_gru, mirror, sound):
+        other = mirror(labels=("höher", "nein", "_unknown_", "_silence_"))
+        assert "höher" in speech_gru("listen", other, sound).out
+
+    def test_where_none_comes_along(self, speech_gru, sound, tmp_path, monkeypatch):
+        monkeypatch.setattr("speech_gru.shipped.STREAM_MODEL", tmp_path / "stream.tflite")
+        outcome = speech_gru("listen", sound)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert outcome.err.startswith(f"speech-gru: {tmp_path / 'stream.tflite'}: can't be read: No such file")
+
+
+@pytest.mark.parametrize(
+    ("given", "more"), [(["MODEL", "a.wav", "b.wav", "-"], "2 more: b.wav -"), (["a.wav", "b.wav"], "1 more: b.wav")]
+)
+def test_too_many_arguments(speech_gru, model, given, more):
+    outcome = speech_gru("listen", *(model if item == "MODEL" else item for item in given))
+    assert outcome == (2, "", f"speech-gru: expected a model and one source of audio, got {more}\n")

@@ -144,15 +144,50 @@ def test_a_name_that_isnt_utf8(recognize, write_tone, tmp_path):
 
 
 def test_model_and_audio_swapped(speech_gru, tiny_export, write_tone):
-    outcome = speech_gru("recognize", write_tone("a.wav"), tiny_export / "model.tflite")
-    assert outcome.code == 2
-    assert (
-        outcome.err
-        == f"speech-gru: {write_tone('a.wav')}: not a TFLite file; expected one that `speech-gru export` wrote\n"
-    )
+    """Another model than the one that was meant would recognise."""
+    model = tiny_export / "model.tflite"
+    outcome = speech_gru("recognize", write_tone("a.wav"), model)
+    assert outcome == (2, "", f"speech-gru: {model}: expected audio; the model comes first\n")
 
 
 def test_no_such_model(speech_gru, write_tone):
     outcome = speech_gru("recognize", "none.tflite", write_tone("a.wav"))
     assert outcome.code == 2
     assert outcome.err == "speech-gru: none.tflite: can't be read: No such file or directory; expected a .tflite file\n"
+
+
+class TestWithoutAModel:
+    @pytest.fixture
+    def shipped(self, monkeypatch, tiny_export):
+        """In the place of the model that comes with the package."""
+        monkeypatch.setattr("speech_gru.shipped.CLIP_MODEL", tiny_export / "model.tflite")
+
+    def test_the_one_that_comes_along_is_taken(self, speech_gru, shipped, write_tone, tmp_path):
+        files = [write_tone("a.wav"), write_tone("folder/b.wav", 1900)]
+        outcome = speech_gru("recognize", files[0], tmp_path / "folder")
+        assert (outcome.code, outcome.err) == (0, "")
+        matches = map(LINE.fullmatch, outcome.out.splitlines())
+        assert [match.groups()[:2] for match in matches] == [(str(files[0]), "mittel"), (str(files[1]), "höher")]
+
+    def test_standard_input(self, speech_gru, shipped, write_tone, monkeypatch):
+        content = io.BytesIO(write_tone("a.flac", 250).read_bytes())
+        monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=content))
+        assert speech_gru("recognize", "-").out.startswith("-: tief ")
+
+    def test_a_model_that_is_given_is_taken_instead(self, speech_gru, shipped, mirror, tmp_path):
+        soundfile.write(tmp_path / "a.wav", [0.1, 0.6, 0.2, 0.1], 8000, subtype="FLOAT")
+        outcome = speech_gru("recognize", mirror(), tmp_path / "a.wav")
+        assert outcome == (0, f"{tmp_path / 'a.wav'}: nein 60.0%\n", "")
+
+    def test_where_none_comes_along(self, speech_gru, write_tone, tmp_path, monkeypatch):
+        monkeypatch.setattr("speech_gru.shipped.CLIP_MODEL", tmp_path / "clip.tflite")
+        outcome = speech_gru("recognize", write_tone("a.wav"))
+        assert (outcome.code, outcome.out) == (2, "")
+        assert outcome.err.startswith(f"speech-gru: {tmp_path / 'clip.tflite'}: can't be read: No such file")
+
+
+def test_a_model_and_no_audio(speech_gru, tiny_export):
+    model = tiny_export / "model.tflite"
+    outcome = speech_gru("recognize", model)
+    assert outcome == (2, "", f"speech-gru: no audio: expected files, folders or - after {model}\n")
+    assert speech_gru("recognize").code == 2

@@ -1,0 +1,72 @@
+"""What a threshold costs and what it saves: false commands on speech of other words beside the accuracy on a split.
+
+    python benchmarks/thresholds.py runs/bigru_base/export/model.tflite --other ../shared/data/other_speech/mycroft
+
+A word that is recognised with less probability than the threshold becomes `_unknown_`. The split is validation, so that
+the test clips have no say in the choice; `speech-gru export RUN --set export.threshold=T` then puts it into the files.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.dataset import evaluation_batches
+from data_pipeline.files import AUDIO_SUFFIXES, files_under
+from data_pipeline.labels import SILENCE, UNKNOWN
+from speech_gru.cli.console import new_table, print_table
+from speech_gru.subject import Subject, load_subject
+
+THRESHOLDS = (0, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="a run directory or a .tflite file")
+    parser.add_argument("--other", type=Path, required=True, help="a folder of speech that holds no command")
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--shards", type=Path)
+    arguments = parser.parse_args()
+    subject = load_subject(arguments.model)
+    other = predict_folder(subject, arguments.other)
+    probabilities, truth = predict_clips(subject, arguments.shards or subject.shards(), arguments.split)
+    table = new_table(
+        "threshold", f"false commands of {len(other)}", f"{arguments.split} accuracy", "recall of commands"
+    )
+    command = np.array([label not in (UNKNOWN, SILENCE) for label in subject.labels])
+    for threshold in THRESHOLDS:
+        right = decide(probabilities, threshold, subject.labels) == truth
+        false = command[decide(other, threshold, subject.labels)].mean()
+        table.add_row(f"{threshold:g}", f"{false:.1%}", f"{right.mean():.2%}", f"{right[command[truth]].mean():.2%}")
+    print_table(table)
+
+
+def decide(probabilities: np.ndarray, threshold: float, labels: tuple[str, ...]) -> np.ndarray:
+    """The labels' indices, as `Recognizer.recognize` decides."""
+    guesses = probabilities.argmax(axis=1)
+    command = np.array([label not in (UNKNOWN, SILENCE) for label in labels])
+    unsure = command[guesses] & (probabilities.max(axis=1) < threshold)
+    return np.where(unsure, labels.index(UNKNOWN), guesses)
+
+
+def predict_folder(subject: Subject, folder: Path) -> np.ndarray:
+    """(clips, labels): of each file the loudest stretch of a clip's length."""
+    from data_pipeline.audio import fit_length, load_audio
+
+    names = [name for name in files_under(folder, []) if Path(name).suffix.lower() in AUDIO_SUFFIXES]
+    clips = [fit_length(load_audio(folder / name, subject.sample_rate), subject.clip_samples) for name in names]
+    return np.concatenate([subject.predict(np.stack(clips[at : at + 256])) for at in range(0, len(clips), 256)])
+
+
+def predict_clips(subject: Subject, shards: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """(clips, labels) and the truth, (clips,)."""
+    probabilities, truth = [], []
+    for batch in evaluation_batches(shards, split, subject.clip_samples, 256).as_numpy_iterator():
+        probabilities.append(subject.predict(batch["audio"]))
+        truth += [subject.labels.index(label.decode()) for label in batch["label"]]
+    return np.concatenate(probabilities), np.array(truth)
+
+
+if __name__ == "__main__":
+    main()
