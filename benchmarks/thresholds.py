@@ -7,10 +7,12 @@ the test clips have no say in the choice; `speech-gru export RUN --set export.th
 """
 
 import argparse
+import csv
 from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.audio import fit_length, load_audio
 from data_pipeline.dataset import evaluation_batches
 from data_pipeline.files import AUDIO_SUFFIXES, files_under
 from data_pipeline.labels import SILENCE, UNKNOWN
@@ -24,12 +26,14 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a run directory or a .tflite file")
-    parser.add_argument("--other", type=Path, required=True, help="a folder of speech that holds no command")
+    parser.add_argument(
+        "--other", type=Path, required=True, help="a folder of speech that holds no command, or a CSV (path,text)"
+    )
     parser.add_argument("--split", default="validation")
     parser.add_argument("--shards", type=Path)
     arguments = parser.parse_args()
     subject = load_subject(arguments.model)
-    other = predict_folder(subject, arguments.other)
+    other = predict_files(subject, files_without_commands(arguments.other, subject.labels))
     probabilities, truth = predict_clips(subject, arguments.shards or subject.shards(), arguments.split)
     table = new_table(
         "threshold", f"false commands of {len(other)}", f"{arguments.split} accuracy", "recall of commands"
@@ -50,12 +54,19 @@ def decide(probabilities: np.ndarray, threshold: float, labels: tuple[str, ...])
     return np.where(unsure, labels.index(UNKNOWN), guesses)
 
 
-def predict_folder(subject: Subject, folder: Path) -> np.ndarray:
-    """(clips, labels): of each file the loudest stretch of a clip's length."""
-    from data_pipeline.audio import fit_length, load_audio
+def files_without_commands(source: Path, labels: tuple[str, ...]) -> list[Path]:
+    """All audio files of a folder, or those of a CSV whose text has none of the labels among its words."""
+    if source.is_dir():
+        names = files_under(source, [])
+        return [source / name for name in names if Path(name).suffix.lower() in AUDIO_SUFFIXES]
+    with source.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [source.parent / row["path"] for row in rows if not set(row["text"].lower().split()) & set(labels)]
 
-    names = [name for name in files_under(folder, []) if Path(name).suffix.lower() in AUDIO_SUFFIXES]
-    clips = [fit_length(load_audio(folder / name, subject.sample_rate), subject.clip_samples) for name in names]
+
+def predict_files(subject: Subject, files: list[Path]) -> np.ndarray:
+    """(clips, labels): of each file the loudest stretch of a clip's length."""
+    clips = [fit_length(load_audio(file, subject.sample_rate), subject.clip_samples) for file in files]
     return np.concatenate([subject.predict(np.stack(clips[at : at + 256])) for at in range(0, len(clips), 256)])
 
 

@@ -105,13 +105,15 @@ def _front_end(facts: Facts) -> str:
 
 
 def _limits(facts: Facts) -> str:
-    augment = facts.config["augment"]
+    augment, threshold = facts.config["augment"], facts.config["export"]["threshold"]
     low, high = augment["snr_db"]
     noise = f"noise at {low:g} to {high:g} dB" if augment["noise_probability"] else "no added noise"
     unknown = "is told to be `_unknown_`" if "_unknown_" in facts.labels else "is taken for one of its words"
+    unsure = f" A word with a probability below {threshold:g} is reported as `_unknown_`." if threshold else ""
     return (
         f"## Operating limits\n\nTrained with {noise}; what is louder was not heard in training. Speech of other words "
-        f"{unknown}, not always rightly: the figures above hold for voices, rooms and microphones like the corpus's. "
+        f"{unknown}, not always rightly: the figures above hold for voices, rooms and microphones like the corpus's."
+        f"{unsure} "
         "Nothing was measured by age, sex or accent of the speakers. Not for use where a missed or a wrong word "
         "does harm."
     )
