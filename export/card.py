@@ -121,10 +121,11 @@ def _limits(facts: Facts) -> str:
 
 def _usage(proofs: list[Proof]) -> str:
     proven = [proof.file for proof in proofs if proof.status == "proven"]
-    clip = next((file for file in proven if file.startswith("model") and file.endswith(".tflite")), "model.tflite")
+    files = [file for file in proven if file.endswith(".tflite")] or ["model.tflite"]
+    verb = "listen" if files[0].startswith("stream") else "recognize"
     return (
         "## How to run it\n\n"
-        f"```\nspeech-gru recognize {clip} some.wav\nspeech-gru inspect {clip}\n```\n\n"
+        f"```\nspeech-gru {verb} {files[0]} some.wav\nspeech-gru inspect {files[0]}\n```\n\n"
         "From Python, with NumPy and LiteRT alone: `speech_gru.Recognizer(file).recognize(samples)` for clips, "
         "`speech_gru.StreamingRecognizer(file).detect(samples)` for audio that goes on. Inputs and outputs of "
         "the files are named; export/tflite.py and export/saved_model.py list them."

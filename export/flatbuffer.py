@@ -253,7 +253,8 @@ class Graph:
             code = other.operatorCodes[item.opcodeIndex]
             builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
             if builtin == schema.BuiltinOperator.CUSTOM:
-                raise ExportError(f"an operator that LiteRT doesn't have built in: {code.customCode.decode()}")
+                name = f"custom {code.customCode.decode()}"
+                raise ExportError(f"the graph needs operators that LiteRT doesn't have built in: {name}")
             item.opcodeIndex = self.model.operator(builtin, code.version)
             item.inputs = [moved[index].index if index >= 0 else -1 for index in item.inputs]
             item.outputs = [moved[index].index for index in item.outputs]

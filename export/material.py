@@ -167,8 +167,8 @@ def _stream(front_end: FrontEnd, state: FrontEndState, encoder: Encoder, descrip
         )
     if front_end.settings.deltas:
         return "deltas look at frames to come; for a streaming file train with front_end.deltas=0"
-    if front_end.hop > front_end.fft_size:
-        return "frames lie apart; for a streaming file train with a front_end.hop_ms within the frame"
+    if front_end.hop >= front_end.fft_size:
+        return "frames do not overlap; for a streaming file train with a front_end.hop_ms shorter than the frame"
     overlap, chunk = front_end.fft_size - front_end.hop, encoder.subsampling * front_end.hop
     window = encoder.steps if encoder.pooling.kind != "last" else 0
     sizes = {"chunk_samples": chunk, "overlap_samples": overlap, "warmup_chunks": window}

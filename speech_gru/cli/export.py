@@ -1,6 +1,7 @@
 """`speech-gru export`: a run -> SavedModel, .tflite files and more, each proven equal to the model."""
 
 import sys
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +48,8 @@ def export(
     from export.matrix import export_run
     from speech_gru.cli.console import progress_steps
 
+    if find_spec("tensorflow") is None:  # here, not in the process that would need it
+        raise ModuleNotFoundError(name="tensorflow")
     folder = out or run / "export"
     try:
         with progress_steps() as progress:

@@ -116,14 +116,15 @@ class KeywordSpotter:
         return found
 
     def _advance(self, emitted: np.ndarray) -> None:
-        """Viterbi's step. Of equally good paths the one that began first is kept: an occurrence has all its frames."""
+        """Viterbi's step. Of equally good paths the one that stays is kept, which began first."""
         ratios, starts = self._ratios, self._starts
         starts[:, 1] = self._frame
         best, start = ratios[:, 2:], starts[:, 2:]
         for further, allowed in ((1, True), (2, self._skips)):
-            come, come_start = ratios[:, 2 - further : -further], starts[:, 2 - further : -further]
-            better = ((come > best) | ((come == best) & (come_start < start))) & allowed
-            best, start = np.where(better, come, best), np.where(better, come_start, start)
+            come = ratios[:, 2 - further : -further]
+            better = (come > best) & allowed
+            best = np.where(better, come, best)
+            start = np.where(better, starts[:, 2 - further : -further], start)
         best = best + emitted
         if self._longest < math.inf:
             best[start <= self._frame - self._longest] = -np.inf

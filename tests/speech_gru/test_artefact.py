@@ -8,6 +8,7 @@ from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipeline import audio
 from data_pipeline.errors import UserError
 from data_pipeline.settings import FrontEndSettings
 from export.flatbuffer import Graph, ModelWriter
@@ -293,3 +294,7 @@ def test_front_end_digest_changes_with_each_setting():
 
 def test_signing_again_changes_nothing(model):
     assert sign(model) == model
+
+
+def test_the_sampling_rates_are_those_that_audio_may_have():
+    assert (artefact.LOWEST_RATE, artefact.HIGHEST_RATE) == (audio.LOWEST_RATE, audio.HIGHEST_RATE)

@@ -114,7 +114,8 @@ def test_in_a_stream_silence_is_no_word_and_words_are_heard(clips):
     rng, loader, heard = np.random.default_rng(0), Recognizer(), []
     for _, path in clips[:17]:
         audio = rng.normal(0, 1e-3, 3 * 16000).astype(np.float32)
-        audio[16000:32000] += loader.load(path)
+        clip = loader.load(path)
+        audio[16000 : 16000 + len(clip)] += clip
         heard.append([(item.label, item.seconds) for item in StreamingRecognizer().detect(audio)])
     assert all(1 <= seconds <= 3 for found in heard for _, seconds in found)
     right = [word in [label for label, _ in found] for (word, _), found in zip(clips, heard, strict=False)]

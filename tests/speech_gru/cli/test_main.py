@@ -51,7 +51,6 @@ def test_no_help_text_is_swallowed_as_markup(speech_gru):
     ("arguments", "message"),
     [
         (["recognise"], "No such command 'recognise'"),
-        (["recognize", "model.tflite"], "Missing argument 'AUDIO"),
         (["recognize", "model.tflite", "a.wav", "--tpo", "3"], "No such option: --tpo"),
         (["recognize", "model.tflite", "a.wav", "--top", "0"], "Invalid value for '--top'"),
         (["recognize", "model.tflite", "a.wav", "--top", "many"], "Invalid value for '--top'"),
