@@ -519,6 +519,12 @@ def test_prefixes_that_are_not_in_the_beam_are_forgotten():
     assert len(prefixes._above) == 3000
 
 
+def test_a_search_in_noise_forgets_what_it_drops():
+    search = BeamSearch(width=8)
+    search.feed(np.log(np.random.default_rng(0).dirichlet([1] * 20, 1500)))
+    assert len(search._prefixes._above) < 1000 + 3 * len(search.hypotheses()[0].tokens)
+
+
 @pytest.mark.parametrize("make", DECODERS.values(), ids=DECODERS)
 def test_memory_does_not_grow_with_time(make):
     """Of a beam search that is so while nothing is said for good: (1) and (2) are as probable as silence."""
