@@ -87,10 +87,7 @@ class Encoder:
     @property
     def steps(self) -> int:
         """Steps of the GRU layers in a clip."""
-        if not self.convolutions:
-            return self.frames // self.stacked
-        first = self.convolutions[0]
-        return (self.frames + sum(first.padding) - first.kernel.shape[0]) // first.stride + 1
+        return self.frames // self.subsampling
 
     @property
     def parameters(self) -> int:
@@ -131,16 +128,8 @@ def _convolution(model: keras.Model, settings: ModelSettings, index: int) -> Con
     gamma, beta, mean, variance = _arrays(norm)
     scale = gamma / np.sqrt(variance + norm.epsilon)
     (stride,) = layer.strides
-    padding = _padding(len(kernel), stride, layer.input.shape[1], settings.bidirectional)
+    padding = model.get_layer(f"padding_{index}").padding
     return Convolution(kernel * scale, beta - mean * scale, stride, padding, residual=index > 0)
-
-
-def _padding(width: int, stride: int, frames: int, bidirectional: bool) -> tuple[int, int]:
-    """As the model pads: on both sides for ceil(frames / stride) steps, or in front alone."""
-    if not bidirectional:
-        return width - stride, 0
-    total = max(0, (-(-frames // stride) - 1) * stride + width - frames)
-    return total // 2, total - total // 2
 
 
 def _layer(model: keras.Model, settings: ModelSettings, index: int) -> tuple[Gru, ...]:

@@ -40,7 +40,7 @@ class ModelSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self):
-        if self.convolution_filters and not self.bidirectional and self.convolution_kernel < self.subsampling:
+        if self.convolution_filters and self.convolution_kernel < self.subsampling:
             raise ValueError(
                 f"convolution_kernel ({self.convolution_kernel}) must be at least subsampling ({self.subsampling}), "
                 "or frames are never looked at"

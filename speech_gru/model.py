@@ -123,16 +123,15 @@ def _convolve(inputs, frames: int, settings: ModelSettings, synchronized: bool):
 def _convolution(inputs, settings: ModelSettings, index: int, synchronized: bool):
     """Convolution over time, normalisation, ReLU; the first one takes `subsampling` frames a step."""
     stride = 1 if index else settings.subsampling
-    if not settings.bidirectional:
-        # A step sees its own frames and those before: in a stream it needs no frame of the next (as Keras's "causal"
-        # padding, which begins with the first frame alone, would for a stride above 1).
-        past = layers.ZeroPadding1D((settings.convolution_kernel - stride, 0), name=f"past_{index}")
-        inputs = past(inputs)
+    # A step sees its own frames and, of `beside` more, those before or those on both sides. Keras's "same" would lay
+    # them by the clip's length, its "causal" begin with the first frame alone; a stream couldn't follow either.
+    beside = settings.convolution_kernel - stride
+    after = beside - beside // 2 if settings.bidirectional else 0
+    inputs = layers.ZeroPadding1D((beside - after, after), name=f"padding_{index}")(inputs)
     convolution = layers.Conv1D(
         settings.convolution_filters,
         settings.convolution_kernel,
         strides=stride,
-        padding="same" if settings.bidirectional else "valid",
         use_bias=False,
         name=f"convolution_{index}",
     )
