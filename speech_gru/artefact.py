@@ -21,6 +21,8 @@ FORMAT = 2
 """Raised when an older version can't use a newer file. The line's beginning and the digest stay as they are."""
 _BEGINNING = '{{"speech_gru": {}, "sha256": "{}", '
 _BLANK = "0" * 64
+_TFLITE = b"TFL3"
+"""At offset 4 of every TFLite file."""
 _FOUND = re.compile(rb'\{"speech_gru": (\d{1,4}), "sha256": "([0-9a-f]{64})", [^\n]*')
 
 
@@ -82,6 +84,21 @@ def inspect_file(path: str | os.PathLike) -> Artefact:
     return read_description(read_file(path), path)
 
 
+def is_model(name: str | os.PathLike) -> bool:
+    """Whether a command line means a model by this name: a TFLite file whatever it is called, or one called *.tflite.
+
+    What can't be read, or only once (a pipe), is none unless it is called so.
+    """
+    path = Path(name)
+    try:
+        if path.suffix == ".tflite" or not path.is_file():
+            return path.suffix == ".tflite"
+        with path.open("rb") as file:
+            return file.read(8)[4:] == _TFLITE
+    except OSError:
+        return False
+
+
 def read_file(path: str | os.PathLike) -> bytes:
     """A file's content. Raises UserError if it can't be read."""
     try:
@@ -100,7 +117,7 @@ def read_description(model: bytes, name: str | Path) -> Artefact:
     Raises:
         UserError: not TFLite, truncated or changed, of another program, or of a later version of this one.
     """
-    if model[4:8] != b"TFL3":
+    if model[4:8] != _TFLITE:
         raise UserError(f"{name}: not a TFLite file; expected one that `speech-gru export` wrote")
     found = _FOUND.search(model)
     if found is None:

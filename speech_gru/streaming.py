@@ -15,6 +15,9 @@ from data_pipeline.labels import SILENCE, UNKNOWN
 from speech_gru.lite_file import LiteFile, as_float
 from speech_gru.shipped import STREAM_MODEL
 
+THRESHOLD = 0.7
+"""Where neither the caller nor the file says another."""
+
 
 @dataclass(frozen=True)
 class Detection:
@@ -39,9 +42,11 @@ class StreamingRecognizer:
         model: a .tflite file for streams or clips that `speech-gru export` wrote, or one that is loaded already; if not
             given, the one that comes with the package.
         hop_seconds: with a file for clips, the window moves on by so much.
-        threshold: a word is detected at this mean probability, where the file has no threshold for it.
+        threshold: a word is detected from this mean probability on, whatever the file says; if not given, from the
+            file's threshold for it on, or from 0.7 where the file has none.
         smoothing_seconds: the mean is over the outputs of so much audio.
-        pause_seconds: after a detection there is none for so long.
+        pause_seconds: after a detection there is none, of any word, for so long. The same word must fall below its
+            threshold as well, see `detect`.
 
     Raises:
         UserError: the file is missing, truncated, changed, of another program or another kind, or a setting is wrong.
@@ -52,7 +57,7 @@ class StreamingRecognizer:
         model: str | os.PathLike | LiteFile = STREAM_MODEL,
         *,
         hop_seconds: float = 0.1,
-        threshold: float = 0.7,
+        threshold: float | None = None,
         smoothing_seconds: float = 0.2,
         pause_seconds: float = 0.6,
     ):
@@ -61,7 +66,8 @@ class StreamingRecognizer:
         if about.kind not in ("stream", "clip"):
             raise UserError(f"{self._file.path}: a file of kind {about.kind!r}; expected one for streams or clips")
         times = (hop_seconds, smoothing_seconds, pause_seconds)
-        if not np.isfinite(times).all() or min(times) < 0 or hop_seconds == 0 or not 0 <= threshold <= 1:
+        known = threshold is None or 0 <= threshold <= 1
+        if not np.isfinite(times).all() or min(times) < 0 or hop_seconds == 0 or not known:
             raise UserError(
                 "expected hop_seconds above 0, threshold from 0 to 1, smoothing_seconds and pause_seconds from 0, got "
                 f"{hop_seconds}, {threshold}, {smoothing_seconds} and {pause_seconds}"
@@ -71,7 +77,8 @@ class StreamingRecognizer:
         else:
             self._width = about.clip_samples
             self._step = min(self._width, max(1, round(hop_seconds * about.sample_rate)))
-        self._thresholds = np.array([about.thresholds.get(label, threshold) for label in about.labels])
+        own = about.thresholds if threshold is None else dict.fromkeys(about.labels, threshold)
+        self._thresholds = np.array([own.get(label, THRESHOLD) for label in about.labels])
         self._words = [index for index, label in enumerate(about.labels) if label not in (UNKNOWN, SILENCE)]
         self._smoothed = max(1, round(smoothing_seconds * about.sample_rate / self._step))
         self._pause = round(pause_seconds * about.sample_rate)
@@ -92,6 +99,7 @@ class StreamingRecognizer:
     def reset(self) -> None:
         """Forgets all that was heard: the next sample is the first of a new stream."""
         self._filled, self._outputs, self._quiet_until = 0, 0, 0
+        self._sounding: set[int] = set()  # indices of words that were detected and haven't fallen below since
         self._states = self._file.initial_states()[1:]
 
     def logits(self, samples: np.ndarray) -> np.ndarray:
@@ -117,7 +125,12 @@ class StreamingRecognizer:
         return np.array(rows, np.float32).reshape(-1, len(self.labels))
 
     def detect(self, samples: np.ndarray) -> list[Detection]:
-        """The words that these samples complete. Arguments and errors as for `logits`."""
+        """The words that these samples complete. Arguments and errors as for `logits`.
+
+        A word that is said once stays in the window for many outputs, for longer than the pause: it is detected once,
+        and again only after its mean probability has fallen below its threshold (with a threshold of 0: never). Of two
+        words that come within a pause, the second is detected at the pause's end if it is still above its threshold.
+        """
         found = []
         for _ in self._run(as_float(samples)):
             end = self._width + (self._outputs - 1) * self._step
@@ -125,8 +138,9 @@ class StreamingRecognizer:
                 continue
             mean = self._recent.mean(axis=0)
             best = int(mean.argmax())
-            if best in self._words and mean[best] >= self._thresholds[best]:
+            if best in self._words and best not in self._sounding and mean[best] >= self._thresholds[best]:
                 found.append(Detection(self.labels[best], float(mean[best]), end / self.description.sample_rate))
+                self._sounding.add(best)
                 self._quiet_until = end + self._pause
         return found
 
@@ -142,6 +156,9 @@ class StreamingRecognizer:
                 self._filled -= self._step
                 self._outputs += 1
                 self._recent[self._outputs % self._smoothed] = outputs[0][0]
+                if self._sounding:  # also in the pause, and while others than `detect` ask
+                    above = self._recent.mean(axis=0) >= self._thresholds
+                    self._sounding = {index for index in self._sounding if above[index]}
                 yield outputs
 
     def _run_window(self) -> list[np.ndarray]:

@@ -18,10 +18,21 @@ def listen(
             "file, - for raw 16-bit mono samples on standard input, or mic (the default) for a microphone.",
         ),
     ] = None,
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="Report words from this mean probability on.")] = 0.7,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Report all words from this mean probability on, instead of from the file's own thresholds (0.7 for "
+            "words that have none).",
+            show_default=False,
+        ),
+    ] = None,
     json: JSON = False,
 ):
     """Report the words of a stream as they are said: one line a word, with its time in seconds.
+
+    A word that is said once is reported once: again only after its probability has fallen below the threshold.
 
     Standard input and microphone have the model's sampling rate. The microphone needs the extra [mic].
 
@@ -37,22 +48,24 @@ def listen(
     arecord -r 16000 -f S16_LE -t raw | speech-gru listen stream.tflite -
     """
     from data_pipeline.errors import UserError
+    from speech_gru.artefact import is_model
     from speech_gru.shipped import STREAM_MODEL
     from speech_gru.streaming import StreamingRecognizer
 
     given = list(arguments or ())
-    model = given.pop(0) if given and given[0].endswith(".tflite") else STREAM_MODEL
+    model = given.pop(0) if given and is_model(given[0]) else STREAM_MODEL
     audio = given.pop(0) if given else "mic"
     if given:
         raise UserError(f"expected a model and one source of audio, got {len(given)} more: {' '.join(given)}")
     stream = StreamingRecognizer(model, threshold=threshold)
-    for samples in _chunks(audio, stream.description.sample_rate):
+    about = stream.description
+    for samples in _chunks(audio, about.sample_rate, about.clip_samples):
         for heard in stream.detect(samples):
             _print(heard, json)
 
 
-def _chunks(audio: str, sample_rate: int) -> Iterator:
-    """Tenths of a second of audio."""
+def _chunks(audio: str, sample_rate: int, clip_samples: int) -> Iterator:
+    """Tenths of a second of audio, (samples,) each."""
     import numpy as np
 
     size = sample_rate // 10
@@ -68,7 +81,8 @@ def _chunks(audio: str, sample_rate: int) -> Iterator:
             samples = load_audio(audio, sample_rate)
         except AudioError as error:
             raise AudioError(f"{audio}: {error}") from error
-        samples = np.append(samples, np.zeros(sample_rate, np.float32))  # a word may end the file
+        # A word may end the file: it has to get through a whole window, and a second is more than is smoothed.
+        samples = np.append(samples, np.zeros(clip_samples + sample_rate, np.float32))
         yield from (samples[start : start + size] for start in range(0, len(samples), size))
 
 

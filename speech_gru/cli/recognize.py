@@ -42,13 +42,14 @@ def recognize(
 
     from data_pipeline.audio import AudioError
     from data_pipeline.errors import UserError
+    from speech_gru.artefact import is_model
     from speech_gru.recognizer import Recognizer
     from speech_gru.shipped import CLIP_MODEL
 
-    model, audio = (audio[0], audio[1:]) if audio[0].endswith(".tflite") else (CLIP_MODEL, audio)
+    model, audio = (audio[0], audio[1:]) if is_model(audio[0]) else (CLIP_MODEL, audio)
     if not audio:
         raise UserError(f"no audio: expected files, folders or - after {model}")
-    if models := [name for name in audio if name.endswith(".tflite")]:
+    if models := [name for name in audio if is_model(name)]:
         raise UserError(f"{models[0]}: expected audio; the model comes first")
     files = list(_files(audio))
     recognizer = Recognizer(model)

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import re
 from contextlib import suppress
 
@@ -13,7 +14,16 @@ from data_pipeline.errors import UserError
 from data_pipeline.settings import FrontEndSettings
 from export.flatbuffer import Graph, ModelWriter
 from speech_gru import artefact
-from speech_gru.artefact import FORMAT, Artefact, describe, front_end_digest, inspect_file, read_description, sign
+from speech_gru.artefact import (
+    FORMAT,
+    Artefact,
+    describe,
+    front_end_digest,
+    inspect_file,
+    is_model,
+    read_description,
+    sign,
+)
 
 WORDS = Artefact(
     labels=("ja", "höher", "日本", "_unknown_"),
@@ -81,6 +91,16 @@ def test_file_that_cant_be_read(tmp_path):
         inspect_file(tmp_path / "none.tflite")
     with pytest.raises(UserError, match="can't be read: Is a directory"):
         inspect_file(tmp_path)
+
+
+def test_which_files_are_models(model, tmp_path):
+    files = {"model.bin": model, "cut": model[:8], "a.tflite": b"", "text.wav": b"RIFF", "empty": b"", "TFL3": b"TFL3"}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    assert [name for name in files if is_model(tmp_path / name)] == ["model.bin", "cut", "a.tflite"]
+    os.mkfifo(tmp_path / "pipe")
+    assert [is_model(tmp_path / name) for name in ("none", "none.tflite", "", "pipe")] == [False, True, False, False]
+    assert [is_model(name) for name in ("-", "x" * 5000)] == [False, False]
 
 
 LABELS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -120,3 +120,21 @@ def test_in_a_stream_silence_is_no_word_and_words_are_heard(clips):
     assert all(1 <= seconds <= 3 for found in heard for _, seconds in found)
     right = [word in [label for label, _ in found] for (word, _), found in zip(clips, heard, strict=False)]
     assert np.mean(right) >= 0.7
+
+
+@pytest.mark.parametrize("kind", MODELS, indirect=True)
+def test_a_word_is_detected_as_often_as_it_is_said(clips, kind):
+    """Once, and twice with half a second and more between, amid faint noise."""
+    rng, loader, stream = np.random.default_rng(0), Recognizer(), StreamingRecognizer(MODELS[kind])
+    found = []
+    for word, path in clips[:17]:
+        clip = loader.load(path)
+        for starts in ((1,), (1, 2.5)):
+            audio = rng.normal(0, 1e-3, 5 * 16000).astype(np.float32)
+            for start in starts:
+                audio[int(start * 16000) :][: len(clip)] += clip
+            stream.reset()
+            found.append((word, len(starts), [item.label for item in stream.detect(audio)]))
+    heard = [item for item in found if item[0] in item[2]]  # some are taken for others, or lie below the threshold
+    assert len(heard) >= 0.7 * len(found)
+    assert [item for item in heard if item[2].count(item[0]) != item[1]] == []

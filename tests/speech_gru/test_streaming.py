@@ -259,12 +259,17 @@ class TestDetect:
         assert heard(listener(mirror()), 0.69 * JA, 0.71 * JA) == [("ja", 2)]
         assert heard(listener(mirror(), threshold=1), JA, 0.99 * JA) == [("ja", 1)]
 
-    def test_the_files_thresholds_win(self, mirror):
+    def test_the_files_thresholds(self, mirror):
         path = mirror(thresholds={"ja": 0.9})
-        rows = [0.8 * JA, 0.6 * NEIN, 0.95 * JA]
-        assert heard(listener(path, threshold=0.5), *rows) == [("nein", 2), ("ja", 3)]
+        assert heard(listener(path), 0.8 * JA, 0.71 * NEIN, 0.95 * JA) == [("nein", 2), ("ja", 3)]
+        assert heard(listener(path), 0.69 * NEIN) == [], "it has none for this word"
         path = mirror(thresholds={"ja": 0.25, "nein": 0})
-        assert heard(listener(path, threshold=0.9), 0.2 * JA, 0.3 * JA, 0.1 * NEIN) == [("ja", 2), ("nein", 3)]
+        assert heard(listener(path), 0.2 * JA, 0.3 * JA, 0.1 * NEIN) == [("ja", 2), ("nein", 3)]
+
+    def test_a_threshold_that_is_given_wins_over_the_files(self, mirror):
+        path = mirror(thresholds={"ja": 0.9, "nein": 0.2})
+        assert heard(listener(path, threshold=0.5), 0.6 * JA, 0.4 * NEIN, 0.5 * NEIN) == [("ja", 1), ("nein", 3)]
+        assert heard(listener(path, threshold=0), 0.1 * JA, 0.1 * NEIN) == [("ja", 1), ("nein", 2)]
 
     def test_the_mean_over_the_smoothing_counts(self, mirror):
         stream = listener(mirror(), smoothing=2, threshold=0.75)
@@ -278,12 +283,35 @@ class TestDetect:
         assert heard(stream, JA) == [("ja", 4)]
 
     def test_nothing_in_the_pause_after_a_detection(self, mirror):
-        assert heard(listener(mirror(), pause=3), *[JA] * 8) == [("ja", 1), ("ja", 4), ("ja", 7)]
         assert heard(listener(mirror(), pause=3), JA, NEIN, NEIN, 0 * JA, NEIN) == [("ja", 1), ("nein", 5)]
+        assert heard(listener(mirror(), pause=3), JA, 0 * JA, JA, JA, JA) == [("ja", 1), ("ja", 4)]
+
+    def test_another_word_is_detected_at_the_pauses_end(self, mirror):
+        assert heard(listener(mirror(), pause=3), JA, NEIN, NEIN, NEIN, NEIN) == [("ja", 1), ("nein", 4)]
+
+    @pytest.mark.parametrize("pause", [0, 3])
+    def test_a_word_that_stays_is_one_detection(self, mirror, pause):
+        assert heard(listener(mirror(), pause=pause), *[JA] * 20) == [("ja", 1)]
+
+    def test_it_is_detected_again_once_it_fell_below_its_threshold(self, mirror):
+        rows = [JA, 0.76 * JA, 0.9 * JA, 0.74 * JA, 0.9 * JA, 0.9 * JA]
+        assert heard(listener(mirror(), threshold=0.75), *rows) == [("ja", 1), ("ja", 5)]
+        stream = listener(mirror(), smoothing=2, threshold=0.75)
+        assert heard(stream, JA, JA, 0.6 * JA, JA, 0 * JA, JA, JA) == [("ja", 2), ("ja", 7)], "the mean counts"
+
+    def test_it_may_fall_in_the_pause_beside_another_and_unheard(self, mirror):
+        assert heard(listener(mirror(), pause=3), JA, 0 * JA, 0 * JA, 0 * JA, JA) == [("ja", 1), ("ja", 5)]
+        assert heard(listener(mirror()), JA, NEIN, NEIN, JA) == [("ja", 1), ("nein", 2), ("ja", 4)]
+        both = 0.5 * JA + 0.4 * NEIN
+        assert heard(listener(mirror(), threshold=0.4), JA, NEIN, both, NEIN) == [("ja", 1), ("nein", 2), ("ja", 3)]
+        stream = listener(mirror())
+        assert heard(stream, JA) == [("ja", 1)]
+        stream.logits(0 * JA)
+        assert heard(stream, JA) == [("ja", 3)]
 
     def test_nothing_before_a_stream_has_warmed_up(self, mirror):
         stream = listener(mirror(kind="stream", warmup_chunks=3))
-        assert heard(stream, [0.5], *[JA] * 4) == [("ja", 3), ("ja", 4)]
+        assert heard(stream, [0.5], *[JA] * 4) == [("ja", 3)]
         stream.reset()
         assert heard(stream, [0.5], JA, JA) == []
         assert heard(stream, JA) == [("ja", 3)]
@@ -294,16 +322,23 @@ class TestDetect:
         assert heard(listener(mirror(), threshold=0.1), 0.4 * JA + 0.6 * label) == [], "the word isn't the best"
         assert heard(listener(mirror(), threshold=0.1), 0.6 * JA + 0.4 * label) == [("ja", 1)]
 
-    def test_a_file_without_words(self, mirror):
-        labels = ("_unknown_", "_silence_")
-        path = mirror(labels=(*labels, *labels))
-        assert heard(listener(path, threshold=0), JA, NEIN) == []
+    def test_a_file_without_words(self, lite_model, copied, tmp_path):
+        def build(graph):
+            audio = graph.input("audio", (1, 2))
+            graph.output("probabilities", copied(graph, audio))
+            graph.output("logits", copied(graph, audio))
+
+        path = tmp_path / "wordless.tflite"
+        path.write_bytes(lite_model(Artefact(("_unknown_", "_silence_"), 8000, 2), build))
+        assert StreamingRecognizer(path, threshold=0).detect(np.ones(4000, np.float32)) == []
 
     def test_reset_forgets_the_pause_and_what_was_smoothed(self, mirror):
         stream = listener(mirror(), smoothing=2, pause=100)
         assert heard(stream, JA, JA, JA) == [("ja", 2)]
         stream.reset()
         assert heard(stream, 0 * JA, JA, JA) == [("ja", 3)]
+        stream.reset()
+        assert heard(stream, JA, JA) == [("ja", 2)], "and that the word hadn't fallen"
 
     def test_what_logits_were_asked_of_counts_as_well(self, mirror):
         stream = listener(mirror(), smoothing=2)

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import types
 import numpy as np
 import pytest
 import soundfile
+
+from speech_gru.artefact import Artefact
 
 JA, NEIN = np.float32([0.75, 0, 0, 0.25]), np.float32([0, 0.5, 0.25, 0])
 SOUND = np.concatenate([np.tile(JA, 1000), np.tile(NEIN, 2000)])
@@ -47,10 +50,30 @@ def test_a_file(speech_gru, model, sound):
 
 
 def test_threshold(speech_gru, model, sound):
-    both = HEARD + "    0.80 s  nein 50.0%\n    1.40 s  nein 50.0%\n"
-    assert speech_gru("listen", model, sound, "--threshold", 0.5) == (0, both, "")
+    assert speech_gru("listen", model, sound, "--threshold", 0.5) == (0, HEARD + "    0.80 s  nein 50.0%\n", "")
     assert speech_gru("listen", model, sound, "--threshold", 0.76) == (0, "", "")
     assert speech_gru("listen", model, sound, "--threshold", 1.5).code == 2
+
+
+def test_a_threshold_that_is_given_wins_over_the_files(speech_gru, mirror, sound):
+    model = mirror(thresholds={"ja": 0.8, "nein": 0.5})
+    assert speech_gru("listen", model, sound).out == "    0.70 s  nein 50.0%\n"
+    assert speech_gru("listen", model, sound, "--threshold", 0.7).out == HEARD
+
+
+def test_a_file_shorter_than_the_window(speech_gru, lite_model, tmp_path):
+    """The window is three seconds, the file half a second; "ja" is sound at the window's beginning."""
+
+    def build(graph):
+        audio = graph.input("audio", (1, 24000))
+        chosen = graph.constant(np.eye(2, 24000, dtype=np.float32) * np.float32([[1], [0]]))
+        logits = graph.apply("FULLY_CONNECTED", [audio, chosen], (1, 2))
+        graph.output("probabilities", graph.apply("SOFTMAX", [logits], (1, 2), beta=100.0))
+        graph.output("logits", logits)
+
+    (tmp_path / "long.tflite").write_bytes(lite_model(Artefact(("ja", "_silence_"), 8000, 24000), build))
+    soundfile.write(tmp_path / "a.wav", np.full(4000, 0.5), 8000, subtype="PCM_16")
+    assert "ja 100.0%" in speech_gru("listen", tmp_path / "long.tflite", tmp_path / "a.wav").out
 
 
 def test_a_word_may_end_the_file(speech_gru, model, tmp_path):
@@ -180,10 +203,15 @@ def test_audio_that_cant_be_used(speech_gru, model, tmp_path, name, reason):
 
 def test_model_that_cant_be_used(speech_gru, sound, tmp_path):
     wrong = sound.rename(tmp_path / "höre.tflite")
-    outcome = speech_gru("listen", wrong, "-")
+    outcome = speech_gru("listen", wrong, "-")  # called so, it is meant to be the model
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err == f"speech-gru: {wrong}: not a TFLite file; expected one that `speech-gru export` wrote\n"
     assert "none.tflite: can't be read" in speech_gru("listen", tmp_path / "none.tflite").err
+
+
+def test_a_model_by_another_name(speech_gru, model, sound, tmp_path):
+    shutil.copy(model, tmp_path / "model.bin")
+    assert speech_gru("listen", tmp_path / "model.bin", sound) == (0, HEARD, "")
 
 
 class TestWithoutAModel:

@@ -2,6 +2,7 @@ import io
 import json
 import os
 import re
+import shutil
 import types
 
 import pytest
@@ -147,6 +148,20 @@ def test_model_and_audio_swapped(speech_gru, tiny_export, write_tone):
     """Another model than the one that was meant would recognise."""
     model = tiny_export / "model.tflite"
     outcome = speech_gru("recognize", write_tone("a.wav"), model)
+    assert outcome == (2, "", f"speech-gru: {model}: expected audio; the model comes first\n")
+
+
+def test_a_model_by_another_name(speech_gru, mirror, tmp_path):
+    """Its bytes tell, not its name."""
+    soundfile.write(tmp_path / "a.wav", [0.6, 0.1, 0.2, 0.1], 8000, subtype="FLOAT")
+    model = shutil.copy(mirror(), tmp_path / "model.bin")
+    assert speech_gru("recognize", model, tmp_path / "a.wav").out == f"{tmp_path / 'a.wav'}: ja 60.0%\n"
+    assert speech_gru("recognize", model) == (
+        2,
+        "",
+        f"speech-gru: no audio: expected files, folders or - after {model}\n",
+    )
+    outcome = speech_gru("recognize", mirror(), tmp_path / "a.wav", model)
     assert outcome == (2, "", f"speech-gru: {model}: expected audio; the model comes first\n")
 
 
