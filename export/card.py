@@ -3,8 +3,6 @@
 from export.material import Facts
 from export.proof import Proof
 
-_ROW = "| {} |"
-
 
 def model_card(facts: Facts, proofs: list[Proof]) -> str:
     """MODEL_CARD.md (Mitchell et al. 2019, arXiv:1810.03993, in what applies)."""
@@ -14,7 +12,12 @@ def model_card(facts: Facts, proofs: list[Proof]) -> str:
 
 def _table(head: tuple[str, ...], rows: list[tuple]) -> str:
     lines = [head, ("---",) * len(head), *rows]
-    return "\n".join(_ROW.format(" | ".join(map(str, line))) for line in lines)
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(value) -> str:
+    """A bar would end the cell."""
+    return str(value).replace("|", "\\|")
 
 
 def _head(facts: Facts) -> str:
@@ -33,51 +36,77 @@ def _head(facts: Facts) -> str:
 
 def _data(facts: Facts) -> str:
     corpus, settings = facts.config["corpus"], facts.config["export"]
+    name = settings["data"] or corpus["path"].rstrip("/").rpartition("/")[2]
+    licence = settings["data_licence"] or "not stated in the config (export.data_licence)"
+    return f"## Data\n\nCorpus: {name}. Licence: {licence}.\n\n{_counts(facts)}"
+
+
+def _counts(facts: Facts) -> str:
+    if not facts.counts:
+        return "The clips that the model was trained with weren't there any more to be counted."
     splits = [split for split in ("train", "validation", "test") if split in facts.counts]
     rows = [(label, *(facts.counts[split].get(label, 0) for split in splits)) for label in facts.labels]
     rows.append(("all", *(sum(facts.counts[split].values()) for split in splits)))
-    name = settings["data"] or corpus["path"].rstrip("/").rpartition("/")[2]
-    licence = settings["data_licence"] or "not stated in the config (export.data_licence)"
-    return (
-        f"## Data\n\nCorpus: {name}. Licence: {licence}.\n\nClips by split, no speaker in two of them where "
-        f"speakers are known:\n\n{_table(('label', *splits), rows)}"
-    )
+    return f"Clips by split, no speaker in two of them where speakers are known:\n\n{_table(('label', *splits), rows)}"
 
 
 def _figures(facts: Facts, proofs: list[Proof]) -> str:
-    clips = sum(facts.counts[facts.split].values())
-    rows = []
-    for proof in proofs:
-        if proof.status == "not made":
-            rows.append((proof.file, "not made: " + proof.reason, "", "", "", ""))
-            continue
-        if proof.status == "failed":
-            rows.append((proof.file, "failed: " + proof.reason, "", "", "", ""))
-            continue
-        low, high = proof.accuracy_interval
-        rows.append(
-            (
-                proof.file,
-                f"{proof.accuracy:.2%} ({low:.2%} to {high:.2%})",
-                f"{proof.equal_decisions} of {proof.clips}",
-                f"{proof.largest_difference:.1e}",
-                f"{proof.bytes / 1e3:,.0f}",
-                f"{proof.latency_ms:.3f} a {proof.latency_of}",
-            )
+    whose = f" of other prepared clips than the model's own ({facts.shards})" if facts.shards else ""
+    right = f"{facts.correct} right ({facts.correct / facts.clips:.2%})"
+    if facts.correct_with_thresholds is not None:
+        share = facts.correct_with_thresholds / facts.clips
+        right += f", {facts.correct_with_thresholds} with the files' thresholds ({share:.2%})"
+    return (
+        f"## Figures\n\nOn the {facts.clips} clips of the {facts.split} split{whose}; the trained model gets {right}. "
+        "Each artefact was loaded back and run on all of them; times are medians on one thread of the machine that "
+        f"exported.\n\n{_artefacts(proofs)}{_by_label(facts)}"
+    )
+
+
+def _artefacts(proofs: list[Proof]) -> str:
+    with_thresholds = any(proof.correct_with_thresholds is not None for proof in proofs)
+    accuracy = ("accuracy without thresholds", "with thresholds") if with_thresholds else ("accuracy",)
+    head = ("artefact", *(f"{name} (95 % interval)" for name in accuracy))
+    head += ("decisions as the model", "largest logit difference", "KB", "ms")
+    rows = [_row(proof, with_thresholds) for proof in proofs]
+    return _table(head, [row + ("",) * (len(head) - len(row)) for row in rows])
+
+
+def _row(proof: Proof, with_thresholds: bool) -> tuple:
+    if proof.status != "proven":
+        return proof.file, f"{proof.status}: {proof.reason}"
+    accuracy = [_share(proof.accuracy, proof.accuracy_interval)]
+    if with_thresholds:
+        known = proof.correct_with_thresholds is not None
+        accuracy.append(
+            _share(proof.accuracy_with_thresholds, proof.interval_with_thresholds) if known else "it has none"
         )
-    head = ("artefact", "accuracy (95 % interval)", "decisions as the model", "largest logit difference", "KB", "ms")
+    return (
+        proof.file,
+        *accuracy,
+        f"{proof.equal_decisions} of {proof.clips}",
+        f"{proof.largest_difference:.1e}",
+        f"{proof.bytes / 1e3:,.0f}",
+        f"{proof.latency_ms:.3f} a {proof.latency_of}",
+    )
+
+
+def _share(accuracy: float, interval: tuple[float, float]) -> str:
+    return "{:.2%} ({:.2%} to {:.2%})".format(accuracy, *interval)
+
+
+def _by_label(facts: Facts) -> str:
     labels = facts.metrics.get(facts.split, {}).get("labels", {})
-    words = [
-        (label, *(f"{values[key]:.1%}" for key in ("precision", "recall", "f1")), values["clips"])
+    if not labels:
+        return ""
+    rows = [
+        (label, *(f"{values[name]:.1%}" for name in ("precision", "recall", "f1")), values["clips"])
         for label, values in labels.items()
     ]
-    by_word = (
-        f"\n\nBy label, the model:\n\n{_table(('label', 'precision', 'recall', 'F1', 'clips'), words)}" if words else ""
-    )
+    whose = "on its own clips, " if facts.shards else ""
     return (
-        f"## Figures\n\nOn the {clips} clips of the {facts.split} split; the trained model gets {facts.correct} right "
-        f"({facts.correct / clips:.2%}). Each artefact was loaded back and run on all of them; times are medians "
-        f"on one thread of the machine that exported.\n\n{_table(head, rows)}{by_word}"
+        f"\n\nBy label, the model {whose}without thresholds:\n\n"
+        f"{_table(('label', 'precision', 'recall', 'F1', 'clips'), rows)}"
     )
 
 
@@ -95,7 +124,8 @@ def _front_end(facts: Facts) -> str:
         "deltas",
         "normalize",
     )
-    rows = [(name, settings[name]) for name in names if settings[name] is not None]
+    unused = {"coefficients"} if settings["kind"] == "log_mel" else set()
+    rows = [(name, settings[name]) for name in names if settings[name] is not None and name not in unused]
     return (
         "## Front end\n\nInside every file but the one for microcontrollers: audio goes in, float32 in [-1, 1], "
         f"{corpus['sample_rate']} Hz, one channel, clips of {corpus['clip_seconds']:g} s. Features are librosa's "
@@ -105,18 +135,23 @@ def _front_end(facts: Facts) -> str:
 
 
 def _limits(facts: Facts) -> str:
-    augment, threshold = facts.config["augment"], facts.config["export"]["threshold"]
-    low, high = augment["snr_db"]
-    noise = f"noise at {low:g} to {high:g} dB" if augment["noise_probability"] else "no added noise"
+    threshold = facts.config["export"]["threshold"]
     unknown = "is told to be `_unknown_`" if "_unknown_" in facts.labels else "is taken for one of its words"
     unsure = f" A word with a probability below {threshold:g} is reported as `_unknown_`." if threshold else ""
     return (
-        f"## Operating limits\n\nTrained with {noise}; what is louder was not heard in training. Speech of other words "
-        f"{unknown}, not always rightly: the figures above hold for voices, rooms and microphones like the corpus's."
-        f"{unsure} "
-        "Nothing was measured by age, sex or accent of the speakers. Not for use where a missed or a wrong word "
-        "does harm."
+        f"## Operating limits\n\nTrained with {_noise(facts)}; what is louder was not heard in training. "
+        f"Speech of other words {unknown}, not always rightly: the figures above hold for voices, rooms and "
+        f"microphones like the corpus's.{unsure} Nothing was measured by age, sex or accent of the speakers. Not for use "
+        "where a missed or a wrong word does harm."
     )
+
+
+def _noise(facts: Facts) -> str:
+    augment = facts.config["augment"]
+    if not augment["noise_probability"] or facts.noise is False:  # without recordings the settings are of no effect
+        return "no added noise"
+    low, high = augment["snr_db"]
+    return f"noise at {low:g} to {high:g} dB{'' if facts.noise else ', if the corpus had any'}"
 
 
 def _usage(proofs: list[Proof]) -> str:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data_pipeline.errors import UserError
+from data_pipeline.labels import UNKNOWN
+from export.decision import decide
 from export.encoder import Encoder, read_encoder
 from export.errors import NotMadeError
 from export.front_end import FrontEndState, convert_front_end, front_end_state
-from export.reference import Ranges, classify
+from export.number_format import NumberFormat
+from export.reference import Ranges, classify, softmax
 from speech_gru import __version__
 from speech_gru.artefact import Artefact, front_end_digest
 from speech_gru.quiet import start_tensorflow
@@ -24,6 +29,9 @@ if TYPE_CHECKING:  # a process that writes or measures a file starts without Ker
 CALIBRATION_CLIPS = 512
 """So many training clips show where the activations lie that integers must hold."""
 _BATCH = 256
+LABEL_FIGURES = ("precision", "recall", "f1", "clips")
+"""What metrics.json has for each label."""
+CLIPS, FEATURES = "clips.npy", "features.npy"
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,8 @@ class Material:
     """The front end for a whole clip, see export.front_end."""
     stream: Stream | str
     """Or why there can be none."""
-    ranges: Ranges
+    ranges: Ranges | str
+    """Of the activations over clips that the run was trained with; or why they aren't known."""
     description: Artefact
     """Of the float32 file for clips."""
     clips: Path
@@ -59,6 +68,17 @@ class Material:
             raise NotMadeError(self.stream)
         return self.stream
 
+    def ranges_for(self, format: NumberFormat) -> Ranges:
+        """The ranges that a number format needs; floats need none.
+
+        Raises NotMadeError if they are needed and aren't known.
+        """
+        if not format.is_integer:
+            return Ranges()
+        if isinstance(self.ranges, str):
+            raise NotMadeError(self.ranges)
+        return self.ranges
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -71,13 +91,23 @@ class Facts:
     parameters: int
     multiply_adds: int
     counts: dict[str, dict[str, int]]
-    """Clips by split and label."""
+    """The run's own clips by split and label; empty if they are gone."""
     metrics: dict
     """The run's metrics.json, empty without it."""
     split: str
     """What the artefacts are proven on."""
+    shards: str
+    """The name of the folder of those clips; empty: they are the run's own."""
+    clips: int
+    """Their number."""
     correct: int
-    """Clips of that split that the trained model gets right."""
+    """So many of them the trained model gets right."""
+    thresholds: dict[str, float] = field(default_factory=dict)
+    """In the .tflite files, by label; empty: they have none."""
+    correct_with_thresholds: int | None = None
+    """So many of the clips the trained model would get right with those."""
+    noise: bool | None = None
+    """Whether there was noise to train with; None: nobody knows any more."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +119,7 @@ class Subject:
     logits: np.ndarray
     """(clips, labels) float32: what the trained model says."""
     truth: np.ndarray
-    """(clips,) index of the label; -1 for one that the run doesn't know."""
+    """(clips,) index of the label."""
 
 
 def start_on_cpu() -> None:
@@ -107,7 +137,7 @@ def gather(folder: Path, shards: Path | None, overrides: tuple[str, ...], scratc
     """Reads a run and runs its model.
 
     Args:
-        shards: clips to prove on; those of the run if None.
+        shards: clips to prove on; those of the run if None. All else is of the run's own.
         overrides: settings of the section export, such as `export.threshold=0.5`, in the place of the run's.
         scratch: a folder for the clips.
 
@@ -121,30 +151,48 @@ def gather(folder: Path, shards: Path | None, overrides: tuple[str, ...], scratc
 
     run = load_run(folder)
     run = replace(run, config=load_config(folder / "config.yaml", overrides))
-    shards = shards or run.config.corpus.shards
+    own = run.config.corpus.shards
     encoder = read_encoder(run.recognizer.get_layer("encoder_and_head"), run.config.model)
     state = front_end_state(run.front_end)
     description = describe_run(run)
-    counts = _counts(shards)
-    split = "test" if "test" in counts else "validation"
-    logits, truth, features = _predict(run, shards, split, scratch)
+    split = "test" if "test" in _counts(shards or own) else "validation"
+    logits, truth = _predict(run, shards or own, split, scratch)
     material = Material(
         encoder,
         state,
         convert_front_end(state, description.clip_samples),
         _stream(run.front_end, state, encoder, description),
-        _ranges(run, encoder, shards, "train" if "train" in counts else split),
+        _ranges(run, encoder),
         description,
-        scratch / "clips.npy",
-        features,
+        scratch / CLIPS,
+        scratch / FEATURES,
     )
-    facts = _facts(run, counts, split, int((logits.argmax(axis=1) == truth).sum()))
-    return Subject(material, facts, logits, truth)
+    is_own = shards is None or shards.resolve() == own.resolve()
+    proof = {"split": split, "shards": "" if is_own else shards.resolve().name, "clips": len(truth)}
+    return Subject(material, _facts(run, description, **proof, **_scores(logits, truth, description)), logits, truth)
+
+
+def _scores(logits: np.ndarray, truth: np.ndarray, description: Artefact) -> dict[str, int | None]:
+    """How many clips the model gets right, as in Facts."""
+    right = {"correct": int((logits.argmax(axis=1) == truth).sum())}
+    if description.thresholds:
+        decisions = decide(softmax(logits), description.labels, description.thresholds)
+        right["correct_with_thresholds"] = int((decisions == truth).sum())
+    return right
 
 
 def describe_run(run: Run) -> Artefact:
-    """What the float32 file for clips says about itself."""
+    """What the float32 file for clips says about itself.
+
+    Raises UserError if there is a threshold, but no label for what stays below it.
+    """
     config = run.config
+    if config.export.threshold and UNKNOWN not in run.labels:
+        raise UserError(
+            f"export.threshold ({config.export.threshold:g}) makes unsure words {UNKNOWN}, a label that this run "
+            f"doesn't have; it knows: {', '.join(run.labels)}. Pass --set export.threshold=0, or train with "
+            "corpus.unknown_share above 0"
+        )
     front_end = config.front_end.model_dump(mode="json")
     words = [label for label in run.labels if not label.startswith("_")]
     return Artefact(
@@ -185,50 +233,83 @@ def _counts(shards: Path) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _predict(run: Run, shards: Path, split: str, scratch: Path) -> tuple[np.ndarray, np.ndarray, Path]:
-    """The model's logits, the truth, and the file of the features; writes clips.npy beside it."""
+def _predict(run: Run, shards: Path, split: str, scratch: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The model's logits and the truth; writes the clips and their features into `scratch`."""
     import tensorflow as tf
 
-    from data_pipeline.dataset import evaluation_batches
+    from speech_gru.evaluation import predict_split
 
     model = tf.function(lambda audio: run.recognizer(audio, training=False), reduce_retracing=True)
-    indices = {label.encode(): index for index, label in enumerate(run.labels)}
-    clips, features, logits, truth = [], [], [], []
-    for batch in evaluation_batches(shards, split, run.config.corpus.clip_samples, _BATCH).as_numpy_iterator():
-        clips.append(batch["audio"])
-        features.append(run.front_end(batch["audio"]).numpy())
-        logits.append(model(tf.constant(batch["audio"])).numpy())
-        truth += [indices.get(label, -1) for label in batch["label"]]
-    np.save(scratch / "clips.npy", np.concatenate(clips))
-    np.save(scratch / "features.npy", np.concatenate(features))
-    return np.concatenate(logits), np.array(truth), scratch / "features.npy"
+    clips, features = [], []
+
+    def logits(audio: np.ndarray) -> np.ndarray:
+        clips.append(audio)
+        features.append(run.front_end(audio).numpy())
+        return model(tf.constant(audio)).numpy()
+
+    found = predict_split(logits, run.labels, shards, split, run.config.corpus.clip_samples, batch_size=_BATCH)
+    np.save(scratch / CLIPS, np.concatenate(clips))
+    np.save(scratch / FEATURES, np.concatenate(features))
+    return found.probabilities, found.truth
 
 
-def _ranges(run: Run, encoder: Encoder, shards: Path, split: str) -> Ranges:
+def _ranges(run: Run, encoder: Encoder) -> Ranges | str:
+    """Of the run's own training clips, whatever the proof is on: others may be louder, or of other words."""
     from data_pipeline.dataset import evaluation_batches
 
-    ranges = Ranges()
-    batches = evaluation_batches(shards, split, run.config.corpus.clip_samples, _BATCH).as_numpy_iterator()
+    ranges, corpus = Ranges(), run.config.corpus
+    try:
+        batches = evaluation_batches(corpus.shards, "train", corpus.clip_samples, _BATCH).as_numpy_iterator()
+    except UserError:
+        return (
+            "integers need the ranges of the activations over clips that the run was trained with, and those are gone: "
+            f"expected them in {corpus.shards}; run `speech-gru prepare {run.folder / 'config.yaml'}`"
+        )
     for batch in islice(batches, CALIBRATION_CLIPS // _BATCH):
         classify(run.front_end(batch["audio"]).numpy(), encoder, ranges)
     return ranges
 
 
-def _facts(run: Run, counts: dict[str, dict[str, int]], split: str, correct: int) -> Facts:
-    import json
-
+def _facts(run: Run, description: Artefact, **proof) -> Facts:
+    """Args: `proof`, of Facts: on what the artefacts are proven, and how the model does there."""
     from speech_gru.model import multiply_adds
 
-    metrics = run.folder / "metrics.json"
-    model = run.recognizer.get_layer("encoder_and_head")
+    shards, model = run.config.corpus.shards, run.recognizer.get_layer("encoder_and_head")
     return Facts(
-        run.folder.resolve().name,
-        run.config.model_dump(mode="json"),
-        run.labels,
-        model.count_params(),
-        multiply_adds(model),
-        counts,
-        json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {},
-        split,
-        correct,
+        run=run.folder.resolve().name,
+        config=run.config.model_dump(mode="json"),
+        labels=run.labels,
+        parameters=model.count_params(),
+        multiply_adds=multiply_adds(model),
+        counts=_counts(shards) if (shards / "manifest.csv").is_file() else {},
+        metrics=_read_metrics(run.folder / "metrics.json"),
+        thresholds=description.thresholds,
+        noise=_has_noise(shards),
+        **proof,
     )
+
+
+def _read_metrics(file: Path) -> dict:
+    """What `train` or `evaluate` measured, see speech_gru.evaluation.measure; empty without the file."""
+    if not file.is_file():
+        return {}
+    try:
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+        for split in metrics.values():
+            for figures in split.get("labels", {}).values():
+                sum(figures[name] for name in LABEL_FIGURES)
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{file} is damaged ({error}): expected figures by split, as training writes them; delete it, or run the "
+            "same `speech-gru train` command again"
+        ) from error
+    return metrics
+
+
+def _has_noise(shards: Path) -> bool | None:
+    from data_pipeline.dataset import read_noise
+
+    try:
+        return len(read_noise(shards)) > 0
+    except UserError:
+        return None

@@ -29,23 +29,25 @@ _OLD_SECONDS = 3600
 
 
 def _make_clip(format: str, material: Material, path: Path) -> Reading:
-    description = replace(material.description, number_format=format)
-    path.write_bytes(write_clip(material.encoder, material.clip_graph, FORMATS[format], material.ranges, description))
+    form, description = FORMATS[format], replace(material.description, number_format=format)
+    ranges = material.ranges_for(form)
+    path.write_bytes(write_clip(material.encoder, material.clip_graph, form, ranges, description))
     return read_clip_file(path, np.load(material.clips, mmap_mode="r"))
 
 
 def _make_stream(format: str, material: Material, path: Path) -> Reading:
-    stream = material.require_stream()
+    form, stream = FORMATS[format], material.require_stream()
     description = replace(stream.description, number_format=format)
-    path.write_bytes(write_stream(material.encoder, stream.graph, FORMATS[format], material.ranges, description))
+    path.write_bytes(write_stream(material.encoder, stream.graph, form, material.ranges_for(form), description))
     return read_stream_file(path, np.load(material.clips, mmap_mode="r"))
 
 
 def _make_micro(material: Material, path: Path) -> Reading:
     from export.micro import write_micro
 
-    description = replace(material.require_stream().description, number_format="int8", kind="step")
-    write_micro(write_step(material.encoder, FORMATS["int8"], material.ranges, description), path)
+    form, stream = FORMATS["int8"], material.require_stream()
+    description = replace(stream.description, number_format="int8", kind="step")
+    write_micro(write_step(material.encoder, form, material.ranges_for(form), description), path)
     return read_micro(path, np.load(material.features, mmap_mode="r"), material.encoder)
 
 
@@ -109,7 +111,8 @@ def export_run(
     An artefact that can't be made or proven leaves that of an earlier export as it was; the others are still made.
 
     Args:
-        shards: clips to prove on; those of the run if None. Its test split is used, or the validation split.
+        shards: clips to prove on; those of the run if None. Their test split is used, or the validation split. What
+            integers must hold is measured on the run's own clips in any case.
         only: names in KINDS; empty: all of them.
         overrides: settings of the section export, such as `export.threshold=0.5`, in the place of the run's.
         progress: called with what is made next, and how many are done of how many.
@@ -159,6 +162,7 @@ def _export(name: str, subject: Subject, aside: Path, out: Path) -> Proof:
     try:
         if kind.streams:
             subject.material.require_stream()
+        subject.material.ranges_for(FORMATS[kind.number_format])
         reading = in_child(kind.make, subject.material, path)
         proof = judge(name, kind.file, reading, subject, kind.number_format, _size(path))
     except NotMadeError as error:

@@ -4,7 +4,9 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from export.decision import decide
 from export.material import Facts, Subject
+from export.reference import softmax
 from export.verify import Reading
 
 
@@ -31,18 +33,20 @@ class Proof:
     """Median on one thread, of `latency_of`."""
     latency_of: str = ""
     operators: dict[str, int] = field(default_factory=dict)
+    correct_with_thresholds: int | None = None
+    """Where the file has thresholds: as Recognizer decides. All above is of the most probable label."""
+    accuracy_with_thresholds: float | None = None
+    interval_with_thresholds: tuple[float, float] | None = None
 
 
 def judge(name: str, file: str, reading: Reading, subject: Subject, number_format: str, size: int) -> Proof:
     """Compares a reading with the trained model; the tolerances are those of the run's config, section export."""
-    from scipy.stats import binomtest  # a second; a process that makes an artefact does without
-
-    found, expected, truth = reading.logits, subject.logits, subject.truth
+    facts, found, expected = subject.facts, reading.logits, subject.logits
     difference = float(np.abs(found - expected).max())
     guesses, decisions = found.argmax(axis=1), expected.argmax(axis=1)
-    correct, clips = int((guesses == truth).sum()), len(truth)
-    interval = binomtest(correct, clips).proportion_ci(method="wilson")
-    reason = _fault(difference, subject.facts.correct - correct, clips, number_format, subject.facts.config["export"])
+    correct, clips = int((guesses == subject.truth).sum()), len(subject.truth)
+    has_thresholds = file.endswith(".tflite") and bool(facts.thresholds)
+    reason = _fault(difference, facts.correct - correct, clips, number_format, facts.config["export"])
     return Proof(
         name,
         file,
@@ -54,11 +58,31 @@ def judge(name: str, file: str, reading: Reading, subject: Subject, number_forma
         int((guesses == decisions).sum()),
         correct,
         correct / clips,
-        (interval.low, interval.high),
+        _interval(correct, clips),
         reading.latency_ms,
         reading.latency_of,
         reading.operators,
+        **(_with_thresholds(found, subject) if has_thresholds and np.isfinite(difference) else {}),
     )
+
+
+def _with_thresholds(logits: np.ndarray, subject: Subject) -> dict:
+    """The figures of Proof that are of a file's thresholds."""
+    decisions = decide(softmax(logits), subject.facts.labels, subject.facts.thresholds)
+    correct, clips = int((decisions == subject.truth).sum()), len(subject.truth)
+    return {
+        "correct_with_thresholds": correct,
+        "accuracy_with_thresholds": correct / clips,
+        "interval_with_thresholds": _interval(correct, clips),
+    }
+
+
+def _interval(correct: int, clips: int) -> tuple[float, float]:
+    """Wilson's, 95 %."""
+    from scipy.stats import binomtest  # a second; a process that makes an artefact does without
+
+    interval = binomtest(correct, clips).proportion_ci(method="wilson")
+    return interval.low, interval.high
 
 
 def _fault(difference: float, lost: int, clips: int, number_format: str, settings: dict) -> str:
@@ -80,12 +104,14 @@ def _fault(difference: float, lost: int, clips: int, number_format: str, setting
 
 def report(facts: Facts, proofs: list[Proof]) -> dict:
     """The content of export_report.json."""
-    clips = sum(facts.counts[facts.split].values())
     model = {"parameters": facts.parameters, "multiply_adds": facts.multiply_adds, "correct": facts.correct}
+    if facts.correct_with_thresholds is not None:
+        model["correct_with_thresholds"] = facts.correct_with_thresholds
     return {
         "run": facts.run,
         "split": facts.split,
-        "clips": clips,
+        "shards": facts.shards,
+        "clips": facts.clips,
         "model": model,
         "artefacts": list(map(asdict, proofs)),
     }

@@ -37,6 +37,12 @@ def sigmoid(values: np.ndarray) -> np.ndarray:
     return (1 + np.tanh(values / 2)) / 2
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Logits (..., labels) -> probabilities."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
 def gru_step(
     projected: np.ndarray,
     state: np.ndarray,

@@ -194,6 +194,7 @@ def make_facts():
         labels = ("ja", "nein", "_unknown_")
         defaults = {"run": "mine", "config": Config(**settings).model_dump(mode="json"), "labels": labels}
         sizes = {"parameters": 123456, "multiply_adds": 7654321, "counts": counts, "metrics": {}, "split": "test"}
+        sizes |= {"shards": "", "clips": 200, "noise": True}
         return Facts(**(defaults | sizes | {"correct": 190} | changed))
 
     return make

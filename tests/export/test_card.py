@@ -1,5 +1,6 @@
 """What a model card must tell."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,47 @@ def test_figures(make_facts):
     assert missing == ["model.onnx", "not made: tf2onnx isn't installed", "", "", "", ""]
 
 
+def test_figures_with_thresholds(make_facts):
+    proven = replace(
+        PROOFS[0],
+        correct_with_thresholds=180,
+        accuracy_with_thresholds=0.9,
+        interval_with_thresholds=(0.85, 0.93),
+    )
+    without = replace(PROOFS[0], file="saved_model")
+    facts = make_facts(thresholds={"ja": 0.5}, correct_with_thresholds=181)
+    text = sections(model_card(facts, [proven, without, PROOFS[1]]))["Figures"]
+    assert "gets 190 right (95.00%), 181 with the files' thresholds (90.50%)" in text
+    head, _, first, second, failed = rows(text)
+    assert head[1:3] == ["accuracy without thresholds (95 % interval)", "with thresholds (95 % interval)"]
+    assert first[1:3] == ["95.00% (91.00% to 97.00%)", "90.00% (85.00% to 93.00%)"]
+    assert second[1:3] == ["95.00% (91.00% to 97.00%)", "it has none"]
+    assert len(failed) == len(head)
+
+
+def test_other_clips_than_the_runs(make_facts):
+    values = {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "clips": 40}
+    facts = make_facts(shards="others", clips=30, correct=15, metrics={"test": {"labels": {"ja": values}}})
+    found = sections(model_card(facts, PROOFS))
+    assert "On the 30 clips of the test split of other prepared clips than the model's own (others)" in found["Figures"]
+    assert "By label, the model on its own clips" in found["Figures"]
+    assert rows(found["Data"])[-1] == ["all", "600", "200"]
+
+
+def test_the_runs_clips_are_gone(make_facts):
+    found = sections(model_card(make_facts(counts={}, shards="others"), PROOFS))
+    assert "weren't there any more to be counted" in found["Data"]
+    assert not rows(found["Data"])
+
+
+def test_a_bar_in_a_label_stays_within_its_cell(make_facts):
+    values = {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "clips": 40}
+    facts = make_facts(labels=("a|b", "nein"), metrics={"test": {"labels": {"a|b": values}}})
+    found = sections(model_card(facts, PROOFS))
+    assert "| a\\|b | 0 | 0 |" in found["Data"]
+    assert "| a\\|b | 50.0% |" in found["Figures"]
+
+
 def test_figures_by_label(make_facts):
     values = {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "clips": 40}
     facts = make_facts(metrics={"test": {"labels": {"ja": values}}, "validation": {"labels": {"no": values}}})
@@ -85,7 +127,9 @@ def test_front_end(make_facts):
     assert "float32 in [-1, 1], 16000 Hz, one channel, clips of 1 s" in text
     found = dict(rows(text)[2:])
     assert (found["kind"], found["mel_bins"], found["deltas"], found["hop_ms"]) == ("log_mel", "33", "1", "20.0")
-    assert "high_hz" not in found
+    assert not {"high_hz", "coefficients"} & found.keys()
+    found = dict(rows(sections(model_card(make_facts(), PROOFS))["Front end"])[2:])
+    assert found["coefficients"] == "40"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +137,8 @@ def test_front_end(make_facts):
     [
         ({"augment": {"snr_db": (3, 18)}}, {}, "Trained with noise at 3 to 18 dB"),
         ({"augment": {"noise_probability": 0}}, {}, "Trained with no added noise"),
+        ({}, {"noise": False}, "Trained with no added noise"),
+        ({}, {"noise": None}, "Trained with noise at 0 to 25 dB, if the corpus had any"),
         ({}, {}, "is told to be `_unknown_`"),
         ({}, {"labels": ("ja", "nein")}, "is taken for one of its words"),
     ],

@@ -8,12 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tensorflow as tf
+import yaml
 
 from data_pipeline.errors import UserError
 from data_pipeline.front_end import FrontEnd
 from export import material
 from export.errors import NotMadeError
 from export.front_end import front_end_state
+from export.number_format import FORMATS
 from export.reference import classify
 from export.tflite import operators
 from speech_gru.artefact import Artefact
@@ -66,6 +68,27 @@ def test_thresholds_are_of_words(run):
     assert about.thresholds == {"tief": 0.6, "mittel": 0.6, "höher": 0.6}
 
 
+def test_a_threshold_without_unknown(run):
+    export = run.config.export.model_copy(update={"threshold": 0.6})
+    known = replace(run, config=run.config.model_copy(update={"export": export}), labels=("tief", "_silence_"))
+    message = r"export\.threshold \(0\.6\) makes unsure words _unknown_, .* it knows: tief, _silence_\. Pass --set"
+    with pytest.raises(UserError, match=message):
+        material.describe_run(known)
+
+
+def test_scores_with_thresholds(subject, run):
+    export = run.config.export.model_copy(update={"threshold": 1.0})
+    about = material.describe_run(replace(run, config=run.config.model_copy(update={"export": export})))
+    right = subject.logits.argmax(axis=1) == subject.truth
+    others = [index for index, label in enumerate(run.labels) if label.startswith("_")]
+    words_become_unknown = right & np.isin(subject.truth, others) | (subject.truth == run.labels.index("_unknown_"))
+    heard = np.isin(subject.logits.argmax(axis=1), others)
+    found = material._scores(subject.logits, subject.truth, about)
+    assert found["correct"] == right.sum()
+    assert found["correct_with_thresholds"] == (right & heard | words_become_unknown & ~heard).sum()
+    assert material._scores(subject.logits, subject.truth, subject.material.description) == {"correct": right.sum()}
+
+
 def test_ranges_are_of_training_clips(subject, run, tiny_shards):
     from data_pipeline.dataset import evaluation_batches
 
@@ -86,6 +109,7 @@ def test_it_can_be_sent_to_another_process(subject):
 def test_shards_without_a_test_split_and_a_run_with_metrics(tiny_run, tiny_shards, tmp_path, monkeypatch):
     shutil.copytree(tiny_run, tmp_path / "run")
     (tmp_path / "run" / "metrics.json").write_text('{"validation": {"accuracy": 0.5}}', encoding="utf-8")
+    own = material.gather(tmp_path / "run", None, (), tmp_path).facts.counts
     monkeypatch.setattr(material, "start_on_cpu", lambda: None)
     shards = tmp_path / "shards"
     shutil.copytree(tiny_shards, shards, ignore=shutil.ignore_patterns("test-*"))
@@ -96,8 +120,72 @@ def test_shards_without_a_test_split_and_a_run_with_metrics(tiny_run, tiny_shard
     subject = material.gather(tmp_path / "run", shards, (), tmp_path)
     assert subject.facts.metrics == {"validation": {"accuracy": 0.5}}
     assert subject.facts.split == "validation"
-    assert len(subject.logits) == sum(subject.facts.counts["validation"].values()) == 27
-    assert "test" not in subject.facts.counts
+    assert len(subject.logits) == subject.facts.clips == 27
+    assert subject.facts.shards == "shards"
+    assert subject.facts.counts == own, "the card tells of the clips that the run was trained with"
+    assert sum(own["test"].values()) == 27
+
+
+@pytest.fixture
+def moved(tiny_run, tiny_shards, tmp_path, monkeypatch):
+    """A run whose own clips are copies, in own/, that a test may change; other/ has them as they were."""
+    monkeypatch.setattr(material, "start_on_cpu", lambda: None)
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
+    for name in ("own", "other"):
+        shutil.copytree(tiny_shards, tmp_path / name)
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    config["corpus"]["shards"] = str(tmp_path / "own")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    return folder
+
+
+def test_ranges_are_of_the_runs_own_clips_whatever_the_proof_is_on(moved, tmp_path, subject):
+    (tmp_path / "other" / "manifest.csv").rename(tmp_path / "manifest.csv")
+    with pytest.raises(UserError, match="other holds no prepared clips"):
+        material.gather(moved, tmp_path / "other", (), tmp_path)
+    (tmp_path / "manifest.csv").rename(tmp_path / "other" / "manifest.csv")
+    for file in (tmp_path / "other").glob("train-*"):
+        file.unlink()  # whoever looked for them there would find none
+    found = material.gather(moved, tmp_path / "other", (), tmp_path)
+    assert found.material.ranges == subject.material.ranges
+    assert (found.facts.shards, found.facts.counts) == ("other", subject.facts.counts)
+    assert (subject.facts.shards, subject.facts.clips, subject.facts.noise) == ("", 27, True)
+
+
+def test_the_runs_own_clips_are_gone(moved, tmp_path):
+    shutil.rmtree(tmp_path / "own")
+    with pytest.raises(UserError, match="own holds no prepared clips"):
+        material.gather(moved, None, (), tmp_path)
+    found = material.gather(moved, tmp_path / "other", (), tmp_path)
+    assert (found.facts.counts, found.facts.noise, found.facts.clips) == ({}, None, 27)
+    assert found.material.ranges_for(FORMATS["dynamic_range"]) == {}
+    for name in ("int8", "int16x8"):
+        with pytest.raises(NotMadeError) as caught:
+            found.material.ranges_for(FORMATS[name])
+        assert f"gone: expected them in {tmp_path / 'own'}; run `speech-gru prepare {moved / 'config.yaml'}`" in str(
+            caught.value
+        )
+
+
+def test_clips_of_a_label_that_the_run_lacks(moved, tmp_path):
+    labels = (moved / "labels.txt").read_text(encoding="utf-8")
+    (moved / "labels.txt").write_text(labels.replace("tief", "hoch"), encoding="utf-8")
+    with pytest.raises(UserError, match="the recogniser has no label tief; it knows: "):
+        material.gather(moved, None, (), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *('{"test": {', "[1]", '{"test": 1}', '{"test": {"labels": 1}}', '{"test": {"labels": {"ja": {}}}}'),
+        '{"test": {"labels": {"ja": {"precision": "high", "recall": 1, "f1": 1, "clips": 1}}}}',
+    ],
+)
+def test_damaged_metrics(tmp_path, content):
+    (tmp_path / "metrics.json").write_text(content, encoding="utf-8")
+    message = r"metrics\.json is damaged \(.*\): expected figures by split.* delete it, or run"
+    with pytest.raises(UserError, match=message):
+        material._read_metrics(tmp_path / "metrics.json")
 
 
 def test_gpus_are_hidden_before_the_model_is_built(tiny_run, tmp_path, monkeypatch):

@@ -230,6 +230,15 @@ def test_no_process_is_started_for_what_cant_be_made(here, tiny_run, tmp_path, m
     assert all("bidirectional" in proof.reason for proof in proofs[1:])
 
 
+def test_integers_are_refused_where_their_ranges_are_unknown(here, tiny_run, tmp_path, monkeypatch, subject):
+    without = replace(subject, material=replace(subject.material, ranges="the clips are gone"))
+    monkeypatch.setattr(matrix, "gather", lambda *_: without)
+    proofs = {proof.artefact: proof for proof in export_run(tiny_run, tmp_path, only=CLIP_FILES)}
+    for name in CLIP_FILES:
+        expected = ("not made", "the clips are gone") if name.startswith("int") else ("proven", "")
+        assert (proofs[name].status, proofs[name].reason) == expected
+
+
 def test_settings_of_the_export_can_be_overridden(tiny_stream_run, tmp_path, monkeypatch):
     monkeypatch.setattr(matrix, "in_child", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(material, "start_on_cpu", lambda: None)

@@ -1,7 +1,7 @@
 """What passes and what doesn't, and the report of it."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -111,10 +111,29 @@ def test_logits_that_are_not_finite(subject_of, value, number_format):
     assert (proof.status, proof.reason) == ("failed", "its logits aren't finite")
 
 
-def test_a_label_that_the_run_does_not_know_is_wrong(subject_of):
+def test_a_files_thresholds(subject_of):
+    """`Recognizer` reports an unsure word as unknown: some wrong ones become right by that, some right ones wrong."""
     subject = subject_of()
-    subject.truth[100:] = -1
-    assert judge("any", "any", reading(subject.logits), subject, "int8", 1).correct == 90
+    facts = replace(subject.facts, thresholds={"ja": 0.9, "nein": 0.9})
+    subject = replace(subject, facts=facts)
+    logits = subject.logits.copy()
+    logits[30:40] *= 0.5  # two thirds sure
+    decisions = logits.argmax(axis=1)
+    decisions[30:40] = 2
+    expected = int((decisions == subject.truth).sum())
+    proof = judge("int8", "model_int8.tflite", reading(logits), subject, "int8", 1)
+    assert (proof.correct, proof.correct_with_thresholds) == (190, expected)
+    assert expected < 190
+    assert proof.accuracy_with_thresholds == expected / 200
+    low, high = proof.interval_with_thresholds
+    assert low < expected / 200 < high
+
+
+@pytest.mark.parametrize("file", ["saved_model", "model.onnx", "micro"])
+def test_files_that_have_no_thresholds(subject_of, file):
+    subject = subject_of()
+    subject = replace(subject, facts=replace(subject.facts, thresholds={"ja": 0.9}))
+    assert judge("any", file, reading(subject.logits), subject, "int8", 1).correct_with_thresholds is None
 
 
 def test_the_report(subject_of):
@@ -126,7 +145,7 @@ def test_the_report(subject_of):
     ]
     found = json.loads(json.dumps(report(subject.facts, proofs), allow_nan=False))
     assert found["model"] == {"parameters": 123456, "multiply_adds": 7654321, "correct": 190}
-    assert (found["run"], found["split"], found["clips"]) == ("mine", "test", 200)
+    assert (found["run"], found["split"], found["shards"], found["clips"]) == ("mine", "test", "", 200)
     assert [item["status"] for item in found["artefacts"]] == ["proven", "failed", "not made"]
     assert found["artefacts"][2]["reason"] == "tf2onnx isn't installed"
     assert all(item.keys() == {field.name for field in fields(Proof)} for item in found["artefacts"])

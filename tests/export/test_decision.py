@@ -1,0 +1,46 @@
+"""What is reported: as Recognizer, which runs on the device, does it."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from data_pipeline.labels import UNKNOWN
+from export.decision import decide
+from speech_gru import Recognizer
+
+LABELS = ("ja", "nein", UNKNOWN)
+PROBABILITIES = np.array([[0.5, 0.3, 0.2], [0.2, 0.6, 0.2], [0.4, 0.4, 0.2], [0.1, 0.1, 0.8]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("labels", "thresholds", "expected"),
+    [
+        (LABELS, {}, [0, 1, 0, 2]),
+        (LABELS, {"ja": 0.5}, [0, 1, 2, 2]),  # just as probable as the threshold is enough
+        (LABELS, {"ja": 0.51, "nein": 0.51}, [2, 1, 2, 2]),
+        (LABELS, {"ja": 1.0, "nein": 1.0}, [2, 2, 2, 2]),
+        (("ja", "nein", "doch"), {"ja": 1.0, "nein": 1.0}, [0, 1, 0, 2]),
+    ],
+)
+def test_decisions(labels, thresholds, expected):
+    assert decide(PROBABILITIES, labels, thresholds).tolist() == expected
+    assert [int(decide(row, labels, thresholds)) for row in PROBABILITIES] == expected
+
+
+def test_it_is_what_the_device_says(write_file, random_case, clips, tmp_path):
+    (tmp_path / "model.tflite").write_bytes(write_file(random_case(bidirectional=True)))
+    recognizer = Recognizer(tmp_path / "model.tflite")
+    probabilities = np.array([recognizer.probabilities(clip) for clip in clips])
+    threshold = float(np.median(probabilities.max(axis=1)))
+    recognizer.description.thresholds.update(_silence_=threshold)
+    decisions = decide(probabilities, recognizer.labels, recognizer.description.thresholds)
+    assert [recognizer.labels[index] for index in decisions] == [recognizer.recognize(clip).label for clip in clips]
+    assert (decisions != probabilities.argmax(axis=1)).any()
+
+
+def test_a_device_can_import_it():
+    code = "import sys, export.decision; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"tensorflow", "keras", "sklearn", "scipy", "pydantic"} & set(loaded)
