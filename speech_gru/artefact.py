@@ -24,7 +24,8 @@ _BLANK = "0" * 64
 _TFLITE = b"TFL3"
 """At offset 4 of every TFLite file."""
 _FOUND = re.compile(rb'\{"speech_gru": (\d{1,4}), "sha256": "([0-9a-f]{64})", [^\n]*')
-
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""What a label can't hold: a terminal would obey it, a list's line would end at it, or UTF-8 has no bytes for it."""
 
 KINDS = ("clip", "stream", "step")
 LOWEST_RATE, HIGHEST_RATE = 1000, 768_000
@@ -139,8 +140,7 @@ def read_description(model: bytes, name: str | Path) -> Artefact:
 def _parse(line: bytes) -> Artefact:
     values = json.loads(line)
     labels = values.get("labels")
-    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
-        raise ValueError(f"labels: expected a list of words, got {str(labels)[:80]}")
+    _check_labels(labels)
     for key in ("sample_rate", "clip_samples"):
         if type(values.get(key)) is not int or values[key] < 1:
             raise ValueError(f"{key}: expected a number of samples, got {str(values.get(key))[:80]}")
@@ -161,6 +161,16 @@ def _parse(line: bytes) -> Artefact:
         raise ValueError(f"front_end: expected settings by name, got {str(values['front_end'])[:80]}")
     known = {item.name for item in fields(Artefact)}
     return Artefact(**{key: value for key, value in values.items() if key in known} | {"labels": tuple(labels)})
+
+
+def _check_labels(labels) -> None:
+    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"labels: expected a list of words, got {str(labels)[:80]}")
+    if unprintable := [label for label in labels if _CONTROLS.search(label)]:
+        raise ValueError(f"labels: expected words without control characters, got {ascii(unprintable[0])[:80]}")
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise ValueError(f"labels: expected words that differ, got {twice[:80]!r} {labels.count(twice)} times")
 
 
 def _is_share(value) -> bool:

@@ -40,13 +40,14 @@ class LiteFile:
     def _fits(self) -> bool:
         about = self.description
         given, found = ([_form(item) for item in items] for items in (self._inputs, self._outputs))
-        labels = ((1, len(about.labels)), np.float32)
+        labels = ((1, len(about.labels)), np.float32, _FLOAT)
         if about.kind == "step":
             return len(found) >= 1 and found[0][0] == labels[0] and given[1:] == found[1:]
         samples = about.chunk_samples if about.kind == "stream" else about.clip_samples
-        fixed = given[:1] == [((1, samples), np.float32)] and found[:2] == [labels, labels]
+        fixed = given[:1] == [((1, samples), np.float32, _FLOAT)] and found[:2] == [labels, labels]
         if about.kind == "stream":
-            return fixed and given[1:] == found[2:] and given[1:2] == [((1, about.overlap_samples), np.float32)]
+            overlap = ((1, about.overlap_samples), np.float32, _FLOAT)
+            return fixed and given[1:] == found[2:] and given[1:2] == [overlap]
         return fixed and about.kind == "clip" and len(given) == 1 and len(found) == 2
 
     @property
@@ -66,8 +67,13 @@ class LiteFile:
         return [self._interpreter.get_tensor(item["index"]) for item in self._outputs]
 
 
+_FLOAT = (0.0, 0)
+"""Scale and zero point of a tensor that has none."""
+
+
 def _form(item: dict) -> tuple:
-    return tuple(item["shape"].tolist()), item["dtype"]
+    """Shape, dtype, and scale and zero point: a state that comes out in another form can't go in again."""
+    return tuple(item["shape"].tolist()), item["dtype"], item["quantization"]
 
 
 def as_float(samples: np.ndarray) -> np.ndarray:

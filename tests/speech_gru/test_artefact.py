@@ -103,14 +103,15 @@ def test_which_files_are_models(model, tmp_path):
     assert [is_model(name) for name in ("-", "x" * 5000)] == [False, False]
 
 
-LABELS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+LABELS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=8)
 
 
 @given(
-    labels=st.lists(LABELS, min_size=1, max_size=4),
-    run=LABELS,
+    labels=st.lists(LABELS, min_size=1, max_size=4, unique=True),
+    run=TEXT,
     kind=st.sampled_from(artefact.KINDS),
-    thresholds=st.dictionaries(LABELS, st.floats(0, 1)),
+    thresholds=st.dictionaries(TEXT, st.floats(0, 1)),
 )
 @settings(max_examples=30, deadline=None)
 def test_round_trip_of_any_text(written, labels, run, kind, thresholds):
@@ -253,6 +254,28 @@ def test_wrong_type_of_each_field(field, values):
         assert f"its description is wrong ({field}: expected " in message, value
         assert message.endswith("; export it again")
         assert len(message) < 300
+
+
+@pytest.mark.parametrize(
+    "label", ["ja\n", "\x1b[31mja", "\0", "j\ta", "\x7f", "ja\x85", "ja\x9b31m", "ja\u2028nein", "ja\u2029", "\ud800"]
+)
+def test_labels_without_control_characters(label):
+    """A terminal would obey them; and lists of labels have a line for each."""
+    message = refusal(sealed(json.dumps(json.loads("{" + body()) | {"labels": ["nein", label]})[1:]))
+    reason = f"labels: expected words without control characters, got {label!a}"
+    assert f"its description is wrong ({reason}); export it again" in message
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize("label", ["می\u200cخواهم", "क्\u200dष", "\u200fא", "ja nein", ""])
+def test_labels_of_any_script(label):
+    assert read_description(sealed(body(labels=["ja", label])), "model").labels == ("ja", label)
+
+
+def test_labels_differ():
+    message = refusal(sealed(body(labels=["ja", "nein", "doch", "nein", "nein"])))
+    assert "its description is wrong (labels: expected words that differ, got 'nein' 3 times); export it" in message
+    assert "got 'nein' 2 times" in refusal(sealed(body(labels=["nein", "nein"])))
 
 
 @pytest.mark.parametrize("chunk", [{}, {"chunk_samples": 0}])

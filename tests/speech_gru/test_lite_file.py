@@ -13,6 +13,7 @@ SIZES = {
     "step": {"clip_samples": 8},
 }
 INT8, INT16 = Form("int8", Quantization(0.5, -7)), Form("int16", Quantization(0.25))
+SCALED, SHIFTED = Form("int8", Quantization(0.25, -7)), Form("int8", Quantization(0.5, 7))
 FITTING = {
     "clip": ([(1, 8)], [(1, 3), (1, 3)]),
     "stream": ([(1, 2), (1, 1), (1, 5)], [(1, 3), (1, 3), (1, 1), (1, 5)]),
@@ -32,12 +33,9 @@ def write(lite_model, copied, tmp_path):
         def build(graph):
             given = [graph.input(f"input_{index}", *split(item)) for index, item in enumerate(inputs)]
             for index, (shape, *form) in enumerate(map(split, outputs)):
-                fits = [
-                    item
-                    for item in given
-                    if (item.shape, item.form.dtype) == (shape, form[0].dtype if form else "float32")
-                ]
-                source = fits[0] if fits else graph.constant(np.zeros(shape, form[0].dtype if form else np.float32))
+                form = form[0] if form else Form("float32")
+                fits = [item for item in given if (item.shape, item.form) == (shape, form)]
+                source = fits[0] if fits else graph.constant(np.zeros(shape, form.dtype), form.quantization)
                 graph.output(f"output_{index}", copied(graph, source))
 
         description = Artefact(**{"labels": LABELS, "sample_rate": 8000, "kind": kind, **SIZES[kind], **values})
@@ -83,6 +81,9 @@ def test_what_fits_is_run(write, kind):
         ("stream", FITTING["stream"][0], [(1, 3), (1, 3), (1, 5), (1, 1)]),
         ("stream", FITTING["stream"][0], [(1, 3), (1, 3), (1, 1), (1, 6)]),
         ("stream", [(1, 2), (1, 1), ((1, 5), INT8)], FITTING["stream"][1]),
+        ("stream", [*FITTING["stream"][0][:-1], ((1, 5), INT8)], [*FITTING["stream"][1][:-1], ((1, 5), SCALED)]),
+        ("stream", [*FITTING["stream"][0][:-1], ((1, 5), INT8)], [*FITTING["stream"][1][:-1], ((1, 5), SHIFTED)]),
+        ("step", [(1, 4, 2), ((1, 5), INT8)], [(1, 3), ((1, 5), SCALED)]),
         ("step", FITTING["step"][0], [(1, 4), (1, 5)]),
         ("step", FITTING["step"][0], [(1, 3)]),
         ("step", FITTING["step"][0], [(1, 3), (1, 5), (1, 5)]),
