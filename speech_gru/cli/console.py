@@ -66,11 +66,18 @@ def new_table(first: str, *columns: str):
     return table
 
 
+WIDTH_OF_A_FILE = 200
+"""Columns, where standard output is no terminal: rich would take 80 and cut the cells."""
+
+
 def print_table(table) -> None:
     """Prints a table as it is: a label in brackets is a label."""
     from rich.console import Console
 
-    Console(markup=False, emoji=False, highlight=False).print(table)
+    console = Console(markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH_OF_A_FILE)
+    console.print(table)
 
 
 def print_metrics(split: str, metrics: dict) -> None:
