@@ -141,8 +141,8 @@ def _limits(facts: Facts) -> str:
     return (
         f"## Operating limits\n\nTrained with {_noise(facts)}; what is louder was not heard in training. "
         f"Speech of other words {unknown}, not always rightly: the figures above hold for voices, rooms and "
-        f"microphones like the corpus's.{unsure} Nothing was measured by age, sex or accent of the speakers. Not for use "
-        "where a missed or a wrong word does harm."
+        f"microphones like the corpus's.{unsure} Nothing was measured by age, sex or accent of the speakers. Not for "
+        "use where a missed or a wrong word does harm."
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from export.encoder import Convolution, Encoder, Gru
 from export.flatbuffer import FLOAT, Form, Graph, Quantization, Tensor
-from export.number_format import UNIT, NumberFormat, form_of, quantize_bias, quantize_weights
+from export.number_format import UNIT, NumberFormat, form_of, least_scale, quantize_bias, quantize_weights
 from export.reference import Ranges
 
 _RELU = 1  # schema.ActivationFunctionType.RELU
@@ -55,7 +55,8 @@ class LiteGraph:
             return [graph.constant(kernel), graph.constant(bias)]
         if self.format.weights == "float16":
             return [graph.half_constant(kernel), graph.constant(bias)]
-        values, quantization = quantize_weights(kernel)
+        least = least_scale(bias, inputs) if self.format.is_integer else 0.0
+        values, quantization = quantize_weights(kernel, least)
         weights = graph.constant(values, quantization)
         if not self.format.is_integer:
             return [weights, graph.constant(bias)]

@@ -53,16 +53,27 @@ def form_of(dtype: str, range: Range) -> Form:
     return Form("int8", Quantization(scale, round(-128 - low / scale)))
 
 
+_TINY = 1e-20
+"""The smallest scale of weights, of outputs that have none."""
 UNIT = Form("int16", Quantization(1 / 32768))
 """Values in [-1, 1): what LiteRT's logistic function and tangent give in int16."""
 
 
-def quantize_weights(kernel: np.ndarray) -> tuple[np.ndarray, Quantization]:
-    """int8 weights in -127..127 with a scale for each index of the first axis."""
+def quantize_weights(kernel: np.ndarray, least: np.ndarray | float = 0.0) -> tuple[np.ndarray, Quantization]:
+    """int8 weights in -127..127 with a scale for each index of the first axis.
+
+    Args:
+        least: the smallest scale that each may have, see `least_scale`.
+    """
     flat = np.abs(kernel.reshape(len(kernel), -1)).max(axis=1)
-    scale = np.where(flat > 1e-30, flat / 127, 1.0).astype(np.float32)
+    scale = np.maximum(np.maximum(flat / 127, least), _TINY).astype(np.float32)
     shaped = scale.reshape(-1, *[1] * (kernel.ndim - 1))
     return np.round(kernel / shaped).astype(np.int8), Quantization(tuple(scale.tolist()))
+
+
+def least_scale(bias: np.ndarray, inputs: Form) -> np.ndarray:
+    """The weights' scales (outputs,) below which the bias would overflow 32 bits, with as much left for the sums."""
+    return np.abs(bias) / (inputs.quantization.scale * 2**30)
 
 
 def quantize_bias(bias: np.ndarray, inputs: Form, weights: Quantization) -> tuple[np.ndarray, Quantization]:

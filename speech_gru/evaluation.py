@@ -3,8 +3,8 @@
 import csv
 import json
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from data_pipeline.dataset import evaluation_batches
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_text, written_aside
 from data_pipeline.labels import SILENCE, UNKNOWN
+from export.decision import decide
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """Audio (batch, samples) float32 -> probabilities (batch, labels) float32."""
@@ -32,11 +33,18 @@ class Predictions:
     """(clips,) indices into `labels`."""
     probabilities: np.ndarray
     """(clips, labels) float32."""
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    """By label, of the file that was measured; empty: it has none."""
 
     @property
     def guesses(self) -> np.ndarray:
         """(clips,) index of the most probable label."""
         return self.probabilities.argmax(axis=1)
+
+    @property
+    def decisions(self) -> np.ndarray:
+        """(clips,) index of what is reported: the guess, or `_unknown_` where that stays below its threshold."""
+        return decide(self.probabilities, self.labels, self.thresholds)
 
     @property
     def accuracy(self) -> float:
@@ -57,9 +65,13 @@ def predict_split(
     clip_samples: int,
     *,
     batch_size: int = 256,
+    thresholds: Mapping[str, float] | None = None,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Predictions:
     """Runs `predict` over a split.
+
+    Args:
+        thresholds: by label, of a file that has some.
 
     Raises:
         UserError: no such clips, or a clip whose label the recogniser doesn't know.
@@ -75,7 +87,7 @@ def predict_split(
         paths += [path.decode() for path in batch["path"]]
         probabilities.append(predict(batch["audio"]))
         progress(len(paths), None)
-    return Predictions(labels, tuple(paths), np.array(truth), np.concatenate(probabilities))
+    return Predictions(labels, tuple(paths), np.array(truth), np.concatenate(probabilities), thresholds or {})
 
 
 def measure(predictions: Predictions) -> dict:
@@ -84,25 +96,37 @@ def measure(predictions: Predictions) -> dict:
     Keys: clips, correct, accuracy, accuracy_interval (Wilson's, 95 %), labels: {label: precision, recall, f1, clips},
     confusions: the most frequent [truth, guess, count] first, false_commands: the share of the clips without a command
     that are taken for one (None if there are none).
+
+    All of them are of the most probable labels. Predictions with thresholds also have with_thresholds: correct,
+    accuracy, accuracy_interval and false_commands of what is reported then.
     """
-    truth, guesses = predictions.truth, predictions.guesses
-    labels, correct = predictions.labels, int((truth == guesses).sum())
-    interval = binomtest(correct, len(truth)).proportion_ci(method="wilson")
+    truth, guesses, labels = predictions.truth, predictions.guesses, predictions.labels
     figures = precision_recall_fscore_support(truth, guesses, labels=range(len(labels)), zero_division=0)
     matrix = predictions.confusions
-    command = np.array([label not in (UNKNOWN, SILENCE) for label in labels])
-    others = ~command[truth]
     pairs = [(labels[t], labels[g], int(matrix[t, g])) for t, g in zip(*np.nonzero(matrix), strict=True) if t != g]
+    reported = {"with_thresholds": _score(predictions, predictions.decisions)} if predictions.thresholds else {}
     return {
         "clips": len(truth),
-        "correct": correct,
-        "accuracy": correct / len(truth),
-        "accuracy_interval": [interval.low, interval.high],
+        **_score(predictions, guesses),
         "labels": {
             label: {"precision": float(p), "recall": float(r), "f1": float(f), "clips": int(n)}
             for label, p, r, f, n in zip(labels, *figures, strict=True)
         },
         "confusions": sorted(pairs, key=lambda pair: -pair[2]),
+        **reported,
+    }
+
+
+def _score(predictions: Predictions, guesses: np.ndarray) -> dict:
+    """How right these guesses, (clips,) indices into the labels, are: see `measure`."""
+    truth, correct = predictions.truth, int((predictions.truth == guesses).sum())
+    interval = binomtest(correct, len(truth)).proportion_ci(method="wilson")
+    command = np.array([label not in (UNKNOWN, SILENCE) for label in predictions.labels])
+    others = ~command[truth]
+    return {
+        "correct": correct,
+        "accuracy": correct / len(truth),
+        "accuracy_interval": [interval.low, interval.high],
         "false_commands": float(command[guesses[others]].mean()) if others.any() else None,
     }
 

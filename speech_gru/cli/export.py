@@ -74,7 +74,8 @@ def _complaint(proof) -> str:
 def _print(proofs) -> None:
     from speech_gru.cli.console import new_table, print_table
 
-    table = new_table("artefact", "KB", "logits", "decisions", "accuracy", "ms", "of")
+    thresholds = ("with thresholds",) if any(item.correct_with_thresholds is not None for item in proofs) else ()
+    table = new_table("artefact", "KB", "logits", "decisions", "accuracy", *thresholds, "ms", "of")
     for item in proofs:
         if not item.clips:
             continue
@@ -84,7 +85,16 @@ def _print(proofs) -> None:
             f"{item.largest_difference:.0e}" if item.largest_difference is not None else "-",
             f"{item.equal_decisions / item.clips:.2%}",
         )
-        low, high = (f"{100 * value:.1f}" for value in item.accuracy_interval)
-        table.add_row(name, *figures, f"{item.accuracy:.2%} ({low}-{high})", f"{item.latency_ms:.3f}", item.latency_of)
+        accuracies = [_share(item.accuracy, item.accuracy_interval)]
+        if thresholds:
+            accuracies.append(_share(item.accuracy_with_thresholds, item.interval_with_thresholds))
+        table.add_row(name, *figures, *accuracies, f"{item.latency_ms:.3f}", item.latency_of)
     print_table(table)
     print("logits: largest difference; decisions: the same as the model's; ms: median on one thread")
+
+
+def _share(accuracy: float | None, interval: tuple[float, float] | None) -> str:
+    if accuracy is None or interval is None:
+        return "-"
+    low, high = (f"{100 * value:.1f}" for value in interval)
+    return f"{accuracy:.2%} ({low}-{high})"

@@ -129,6 +129,18 @@ def test_dense_in_each_format(random_case, number_format, tolerance):
     np.testing.assert_allclose(found, values @ kernel + bias, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("number_format", ["int8", "int16x8"])
+def test_a_bias_beside_tiny_weights(random_case, number_format):
+    ranges = Ranges(given=Range(-1, 1, -1, 1), found=Range(-3, 3, -3, 3))
+    graph = lite(random_case().encoder, number_format, ranges)
+    inputs = graph.cast(graph.graph.input("inputs", (6, 5)), graph.products_form("given"))
+    kernel, bias = draw(5, 3) * np.array([1, 1e-9, 0], np.float32), np.array([0.5, -2.5, 2.5], np.float32)
+    graph.graph.output("found", graph.cast(graph.dense(inputs, kernel, bias, "found"), FLOAT))
+    values = np.clip(draw(6, 5), -1, 1)
+    (found,) = run(graph.graph.model, values)
+    np.testing.assert_allclose(found, np.clip(values @ kernel + bias, -3, 3), rtol=0, atol=0.05)
+
+
 def test_casts(random_case):
     graph = lite(random_case().encoder, "int16x8")
     given, form = graph.graph.input("given", (2, 3)), Form("int16", Quantization(0.5))

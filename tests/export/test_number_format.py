@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from export.flatbuffer import FLOAT, Quantization
-from export.number_format import FORMATS, UNIT, form_of, quantize_bias, quantize_weights
+from export.number_format import FORMATS, UNIT, form_of, least_scale, quantize_bias, quantize_weights
 from export.reference import Range
 
 numbers = st.floats(-1e4, 1e4, width=32, allow_subnormal=False)
@@ -71,7 +71,7 @@ def test_weights_have_a_scale_for_each_output(kernel):
     for row, integers, scale in zip(kernel, values, quantization.scale, strict=True):
         assert scale > 0
         assert np.abs(integers * scale - row).max() <= 0.51 * scale
-        assert np.abs(row).max() == 0 or scale == pytest.approx(np.abs(row).max() / 127, rel=1e-5)
+        assert scale == pytest.approx(max(np.abs(row).max() / 127, 1e-20), rel=1e-5)
 
 
 def test_an_output_without_weights():
@@ -98,6 +98,18 @@ def test_a_bias_beyond_int32_is_cut_off():
     inputs = form_of("int8", Range(0, 1e-6, 0, 1e-6))
     found, _ = quantize_bias(np.array([1e9, -1e9], np.float32), inputs, Quantization((1e-3, 1e-3)))
     assert found.tolist() == [2**31 - 1, 1 - 2**31]
+
+
+@pytest.mark.parametrize(("dtype", "sums"), [("int8", np.int32), ("int16", np.int64)])
+@given(arrays(np.float32, 3, elements=weights), st.floats(0, 1e-3), ordered)
+def test_a_bias_beside_tiny_weights_does_not_overflow(dtype, sums, bias, size, values):
+    inputs = form_of(dtype, Range(*np.array(values)[[0, 3, 1, 2]]))
+    kernel = (size * np.array([[1, -0.5], [0.25, 1], [0, 0]])).astype(np.float32)
+    _, quantization = quantize_weights(kernel, least_scale(bias, inputs))
+    found, scale = quantize_bias(bias, inputs, quantization)
+    assert found.dtype == sums
+    assert np.abs(found).max() <= 2**30 + 2**7  # a float32 scale is rounded
+    np.testing.assert_allclose(found * np.array(scale.scale), bias, rtol=1e-6, atol=0.51 * max(scale.scale))
 
 
 def test_formats():

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,6 +98,35 @@ class TestMeasure:
         metrics = measure(predictions([0, 1, 2], [0, 1, 2]))
         assert metrics["accuracy"] == 1
         assert metrics["confusions"] == []
+
+
+class TestThresholds:
+    WITH_UNKNOWN = ("ja", "nein", "_unknown_")
+
+    def test_both_accuracies(self):
+        """An unsure word is reported as unknown: here a wrong word of an unknown clip, and a right word."""
+        made = predictions([0, 0, 2, 2, 1], [0, 0, 0, 1, 1], [0.9, 0.5, 0.6, 0.9, 0.9], self.WITH_UNKNOWN)
+        made = replace(made, thresholds={"ja": 0.7, "nein": 0.7})
+        assert made.decisions.tolist() == [0, 2, 2, 1, 1]
+        metrics = measure(made)
+        assert (metrics["correct"], metrics["accuracy"], metrics["false_commands"]) == (3, 0.6, 1.0)
+        found = metrics["with_thresholds"]
+        assert (found["correct"], found["accuracy"], found["false_commands"]) == (3, 0.6, 0.5)
+        assert found["accuracy_interval"] == pytest.approx(wilson(3, 5))
+
+    def test_without_them_there_is_one_accuracy(self):
+        made = predictions([0, 2], [0, 1], labels=self.WITH_UNKNOWN)
+        assert made.decisions.tolist() == made.guesses.tolist()
+        assert "with_thresholds" not in measure(made)
+
+    def test_they_come_with_the_predictions(self, tiny_shards):
+        labels = TestPredictSplit.LABELS
+        made = predict_split(TestPredictSplit.loudest, labels, tiny_shards, "test", 4000, thresholds={"tief": 0.3})
+        assert made.thresholds == {"tief": 0.3}
+        quiet = made.probabilities[:, 1] < 0.3
+        assert quiet.any()
+        assert (made.decisions[quiet] == labels.index("_unknown_")).all()
+        assert (made.decisions[~quiet] == labels.index("tief")).all()
 
 
 class TestWorstClips:

@@ -97,6 +97,16 @@ def test_table(speech_gru, exporting, tmp_path):
     assert asked == [(tmp_path / "run", tmp_path / "run" / "export", None, (), ())]
 
 
+def test_both_accuracies_where_files_have_thresholds(speech_gru, exporting):
+    with_thresholds = {"accuracy_with_thresholds": 0.9, "interval_with_thresholds": (0.85, 0.93)}
+    exporting([replace(PROVEN, correct_with_thresholds=180, **with_thresholds), replace(PROVEN, file="saved_model")])
+    outcome = speech_gru("export", "run")
+    first, second = rows(outcome.out)
+    assert first[4:6] == ["95.00% (91.0-97.3)", "90.00% (85.0-93.0)"]
+    assert second[4:6] == ["95.00% (91.0-97.3)", "-"]
+    assert "accuracy   with thresholds" in re.sub(r"\s{2,}", "   ", outcome.out)
+
+
 def test_options(speech_gru, exporting, tmp_path):
     asked = exporting([PROVEN])
     options = ("--only", "int8", "--only", "onnx", "--out", tmp_path / "x", "--shards", tmp_path / "clips")
