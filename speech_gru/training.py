@@ -24,6 +24,7 @@ from data_pipeline.manifest import count_rows, read_manifest
 from data_pipeline.prepare import corpus_settings
 from data_pipeline.settings import CorpusSettings
 from speech_gru.checkpoint import list_checkpoints
+from speech_gru.commit import record_commit
 from speech_gru.config import Config, differences, dump_config, load_config
 from speech_gru.devices import (
     agree,
@@ -128,7 +129,7 @@ def train(
     monitors: Sequence[Monitor] = (),
     report: Callable[[str], None] = print,
 ) -> list[dict[str, float]] | None:
-    """Trains into the run directory: config.yaml, labels.txt, checkpoints/, model.keras, tensorboard/.
+    """Trains into the run directory: config.yaml, labels.txt, commit.txt, checkpoints/, model.keras, tensorboard/.
 
     A run that was stopped, however, goes on from its newest checkpoint and ends with the weights it would have had. A
     finished one is left alone, and None is returned.
@@ -162,6 +163,7 @@ def _train(
     if number == 0:
         write_text(folder / "config.yaml", dump_config(config))
         write_text(folder / "labels.txt", "".join(f"{label}\n" for label in plan.labels))
+        record_commit(folder)
     if config.training.deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(config.seed)

@@ -24,6 +24,7 @@ from data_pipeline.front_end import FrontEnd
 from data_pipeline.manifest import read_manifest, write_rows
 from data_pipeline.prepare import prepare
 from speech_gru.checkpoint import list_checkpoints
+from speech_gru.commit import recorded_commits
 from speech_gru.config import Config, dump_config, load_config
 from speech_gru.loop import DivergenceError, Interrupted, Monitor
 from speech_gru.run import load_run
@@ -105,12 +106,13 @@ class TestLearning:
 
     def test_the_run_directory_holds_what_it_promises(self, tiny_run, tiny_config):
         assert {path.name for path in tiny_run.iterdir()} >= {
-            *("config.yaml", "labels.txt", "model.keras", "checkpoints", "tensorboard")
+            *("config.yaml", "labels.txt", "commit.txt", "model.keras", "checkpoints", "tensorboard")
         }
         assert load_config(tiny_run / "config.yaml") == tiny_config
         assert (tiny_run / "labels.txt").read_text(encoding="utf-8").split() == [
             *("tief", "mittel", "höher", "_unknown_", "_silence_")
         ]
+        assert recorded_commits(tiny_run) is not None
         assert not list(tiny_run.glob("*.tmp")) + list(tiny_run.glob(".*"))
         assert [path.name for path in (tiny_run / "checkpoints").iterdir()] == ["best.npz"]  # the states are done with
 
@@ -238,7 +240,7 @@ class TestGoingOn:
             with pytest.raises(KilledError):
                 run(light_config, tmp_path)
         found = {path.name for path in tmp_path.iterdir()}
-        assert found - {"model.keras"} == {"config.yaml", "labels.txt", "checkpoints", "tensorboard"}
+        assert found - {"model.keras"} == {"config.yaml", "labels.txt", "commit.txt", "checkpoints", "tensorboard"}
         assert ("model.keras" in found) == (stage == "checkpoints")
         said, expected = [], undisturbed[1] if stage == "model.keras" else None
         assert run(light_config, tmp_path, said=said) == expected
