@@ -12,16 +12,21 @@ import argparse
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from speech_gru.commit import recorded_commits
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results.csv"
-BEGIN, END = "<!-- results -->", "<!-- end of results -->"
-"""Between these lines in README.md and docs/*.md lies a table."""
+BEGIN, END = "<!-- results", "<!-- end of results -->"
+"""Between a line that begins so and this one, in README.md and docs/*.md, lies a table."""
+CLIPS_SET_ASIDE = 3
+"""Exit code of a `prepare` that went well but for some clips."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Result:
     bytes: int
     """Of the artefact; 0 for the model."""
     commit: str
-    """Of the code that trained it."""
+    """Of the code that trained it, +dirty if it had changes; several if it went on with another; empty: unknown."""
     command: str
 
     @property
@@ -50,14 +55,14 @@ class Result:
         return f"{self.config}/{self.seed}/{self.artefact}"
 
 
-def read_results(file: Path = RESULTS) -> list[Result]:
+def read_results(file: Path) -> list[Result]:
     """All rows, in the file's order."""
     with file.open(encoding="utf-8", newline="") as stream:
         kinds = {field.name: field.type for field in fields(Result)}
         return [Result(**{name: kinds[name](value) for name, value in row.items()}) for row in csv.DictReader(stream)]
 
 
-def write_results(results: list[Result], file: Path = RESULTS) -> None:
+def write_results(results: list[Result], file: Path) -> None:
     """Replaces the file."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Result)], lineterminator="\n")
@@ -66,7 +71,13 @@ def write_results(results: list[Result], file: Path = RESULTS) -> None:
     file.write_text(text.getvalue(), encoding="utf-8")
 
 
-def results_of_run(run: Path, commit: str) -> list[Result]:
+def commit_of_run(run: Path) -> str:
+    """The commits that trained a run, in seven digits; empty where the run doesn't say."""
+    commits = recorded_commits(run) or ()
+    return ", ".join(re.sub("^([0-9a-f]{7})[0-9a-f]+", r"\1", commit) for commit in commits)
+
+
+def results_of_run(run: Path) -> list[Result]:
     """The rows of an exported run."""
     import yaml
 
@@ -89,7 +100,7 @@ def results_of_run(run: Path, commit: str) -> list[Result]:
             *(round(x, 4) for x in (share, *interval)),
             *sizes,
             size,
-            commit,
+            commit_of_run(run),
             command,
         )
         for artefact, share, interval, size in found
@@ -109,20 +120,40 @@ def table(results: list[Result]) -> str:
 
 
 def with_tables(text: str, results: list[Result]) -> str:
-    """A document with its tables written anew. A table of some configs alone is begun `<!-- results: a b -->`."""
-    lines, inside = [], False
-    for line in text.splitlines():
-        if line.startswith("<!-- results"):
-            chosen = line.removeprefix("<!-- results").removesuffix("-->").strip(" :").split()
+    """A document with its tables written anew. A table of some configs alone is begun `<!-- results: a b -->`.
+
+    Raises:
+        ValueError: a table's beginning without its end, or the other way round: what follows would be lost.
+    """
+    lines, begun = [], 0
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith(BEGIN) if begun else line == END:
+            raise ValueError(f"line {number}: expected {BEGIN}... and {END} in turn, got {line!r}; mend the document")
+        if line.startswith(BEGIN):
+            begun = number
+            chosen = line.removeprefix(BEGIN).removesuffix("-->").strip(" :").split()
             picked = [item for item in results if not chosen or item.config in chosen]
             lines += [line, table(picked)]
-            inside = True
         elif line == END:
-            inside = False
+            begun = 0
             lines.append(line)
-        elif not inside:
+        elif not begun:
             lines.append(line)
+    if begun:
+        raise ValueError(f"line {begun}: a table begins; expected {END} after it, got none; mend the document")
     return "\n".join(lines) + "\n"
+
+
+def write_tables(results: list[Result], files: list[Path]) -> None:
+    """Writes the documents' tables anew: all, or none if one document is wrong."""
+    texts = {}
+    for file in files:
+        try:
+            texts[file] = with_tables(file.read_text(encoding="utf-8"), results)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+    for file, text in texts.items():
+        file.write_text(text, encoding="utf-8")
 
 
 def documents() -> list[Path]:
@@ -132,20 +163,19 @@ def documents() -> list[Path]:
 
 def add(run: Path) -> None:
     """Puts a run's rows into the file, in the place of those with their names."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    new = results_of_run(run, commit.stdout.strip())
+    new = results_of_run(run)
+    if not new[0].commit:
+        print(f"{run}: commit.txt names no commit; the rows' commit is left empty", file=sys.stderr)
     names = {item.name for item in new}
-    old = [item for item in read_results() if item.name not in names] if RESULTS.is_file() else []
-    write_results(sorted([*old, *new], key=lambda item: (item.config, item.seed)))
+    old = [item for item in read_results(RESULTS) if item.name not in names] if RESULTS.is_file() else []
+    write_results(sorted([*old, *new], key=lambda item: (item.config, item.seed)), RESULTS)
 
 
 def reproduce(name: str) -> int:
-    """Trains, exports and compares; 0 if the accuracy lies within the row's interval."""
-    rows = {item.name: item for item in read_results()}
+    """Trains, exports and compares; 0 if the accuracy lies within the row's interval, 2 if there is no such row."""
+    rows = {item.name: item for item in read_results(RESULTS)} if RESULTS.is_file() else {}
     if name not in rows:
-        print(f"{name}: no such row; expected one of: {', '.join(rows)}", file=sys.stderr)
+        print(f"{name}: no such row in {RESULTS.name}; expected one of: {', '.join(rows) or 'none'}", file=sys.stderr)
         return 2
     row = rows[name]
     with tempfile.TemporaryDirectory() as folder:
@@ -158,8 +188,14 @@ def reproduce(name: str) -> int:
             ["export", str(run), *(only or ["--only", "float32"])],
         )
         for step in steps:
-            subprocess.run([*program, *step], cwd=ROOT, check=True)
-        found = next(item for item in results_of_run(run, "") if item.artefact == row.artefact)
+            code = subprocess.run([*program, *step], cwd=ROOT).returncode
+            if code not in (0, CLIPS_SET_ASIDE):
+                print(f"{name}: `speech-gru {' '.join(step)}` ended with exit code {code}, see above", file=sys.stderr)
+                return 1
+        found = next((item for item in results_of_run(run) if item.artefact == row.artefact), None)
+    if found is None:
+        print(f"{name}: the new run has no proven {row.artefact}; its export says why", file=sys.stderr)
+        return 1
     fits = row.low <= found.accuracy <= row.high
     print(f"{name}: promised {row.accuracy:.2%} ({row.low:.2%} to {row.high:.2%}), found {found.accuracy:.2%}")
     return 0 if fits else 1
@@ -175,10 +211,13 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.verb == "reproduce":
         return reproduce(arguments.row)
-    if arguments.verb == "add":
-        add(arguments.run)
-    for document in documents():
-        document.write_text(with_tables(document.read_text(encoding="utf-8"), read_results()), encoding="utf-8")
+    try:
+        if arguments.verb == "add":
+            add(arguments.run)
+        write_tables(read_results(RESULTS), documents())
+    except (OSError, ValueError) as error:
+        print(f"results.py: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -1,6 +1,10 @@
 """docs/results.csv, its tables and its configs agree."""
 
 import importlib.util
+import json
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -19,7 +23,7 @@ def results():
 
 
 def test_documents_hold_what_the_file_says(results):
-    rows = results.read_results()
+    rows = results.read_results(results.RESULTS)
     assert rows
     for document in results.documents():
         text = document.read_text(encoding="utf-8")
@@ -27,7 +31,7 @@ def test_documents_hold_what_the_file_says(results):
 
 
 def test_a_table_that_is_out_of_date_is_noticed(results):
-    rows = results.read_results()
+    rows = results.read_results(results.RESULTS)
     old = f"text\n\n<!-- results: {rows[0].config} -->\n| old |\n{results.END}\nmore\n"
     new = results.with_tables(old, rows)
     assert "| old |" not in new
@@ -37,24 +41,142 @@ def test_a_table_that_is_out_of_date_is_noticed(results):
     assert results.with_tables(new, rows) == new
 
 
+def test_a_table_of_all(results):
+    rows = results.read_results(results.RESULTS)
+    text = results.with_tables(f"<!-- results -->\n{results.END}\n", rows)
+    assert text.count("\n") == 4 + len(rows)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["<!-- results -->", "| old |", "text"], "line 2: a table begins; expected <!-- end of results --> after it"),
+        (
+            ["<!-- results -->", "<!-- results: a -->", "<!-- end of results -->"],
+            "line 3: .* got '<!-- results: a -->'",
+        ),
+        (["text", "<!-- end of results -->"], "line 3: expected .* in turn, got '<!-- end of results -->'"),
+    ],
+)
+def test_a_table_without_its_end_or_beginning(results, lines, message, tmp_path):
+    """The text after it would be taken for the table, and lost."""
+    (tmp_path / "right.md").write_text("<!-- results -->\n| old |\n<!-- end of results -->\n")
+    (tmp_path / "wrong.md").write_text("\n".join(["# Title", *lines, "much text"]))
+    files = [tmp_path / "right.md", tmp_path / "wrong.md"]
+    before = [file.read_text() for file in files]
+    with pytest.raises(ValueError, match=rf"wrong\.md: {message}"):
+        results.write_tables(results.read_results(results.RESULTS), files)
+    assert [file.read_text() for file in files] == before, "the right one isn't written either"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """What an exported run's directory holds of its figures."""
+    folder = tmp_path / "run"
+    (folder / "export").mkdir(parents=True)
+    figures = {"accuracy": 0.9, "accuracy_interval": [0.8, 0.95]}
+    artefacts = [
+        {"artefact": "float32", "status": "proven", "bytes": 1000, **figures},
+        {"artefact": "int8", "status": "failed"},
+    ]
+    report = {"split": "test", "model": {"parameters": 10, "multiply_adds": 20}, "artefacts": artefacts}
+    (folder / "export" / "export_report.json").write_text(json.dumps(report))
+    (folder / "metrics.json").write_text(json.dumps({"test": figures}))
+    (folder / "config.yaml").write_text("name: demo\nseed: 3\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("recorded", "shown"),
+    [
+        ("0123456789abcdef0123456789abcdef01234567\n", "0123456"),
+        ("0123456789abcdef0123456789abcdef01234567+dirty\n", "0123456+dirty"),
+        (f"{'a' * 40}\n{'b' * 40}\n", "aaaaaaa, bbbbbbb"),
+        ("", ""),
+        (None, ""),
+    ],
+)
+def test_a_rows_commit_is_the_trainings(results, run, recorded, shown, tmp_path, monkeypatch, capsys):
+    """Not that of the checkout in which it is added."""
+    if recorded is not None:
+        (run / "commit.txt").write_text(recorded)
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results.csv")
+    results.add(run)
+    rows = results.read_results(tmp_path / "results.csv")
+    assert [(row.name, row.commit) for row in rows] == [("demo/3/model", shown), ("demo/3/float32", shown)]
+    assert ("commit.txt names no commit" in capsys.readouterr().err) == (shown == "")
+
+
 def test_each_row_has_its_config(results):
-    for row in results.read_results():
+    for row in results.read_results(results.RESULTS):
         assert load_config(row.config).name == row.config
         assert row.low <= row.accuracy <= row.high
         assert row.config in row.command
 
 
 def test_rows_have_names_of_their_own(results):
-    names = [row.name for row in results.read_results()]
+    names = [row.name for row in results.read_results(results.RESULTS)]
     assert len(set(names)) == len(names)
 
 
 def test_written_and_read(results, tmp_path):
-    rows = results.read_results()
+    rows = results.read_results(results.RESULTS)
     results.write_results(rows, tmp_path / "results.csv")
     assert results.read_results(tmp_path / "results.csv") == rows
 
 
 def test_reproduce_asks_for_a_row_that_is_there(results, capsys):
     assert results.reproduce("nothing/0/model") == 2
-    assert "expected one of" in capsys.readouterr().err
+    assert "nothing/0/model: no such row in results.csv; expected one of: bigru_base/0/" in capsys.readouterr().err
+
+
+def test_reproduce_without_any_rows(results, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results.csv")
+    assert results.reproduce("nothing/0/model") == 2
+    assert "expected one of: none" in capsys.readouterr().err
+
+
+class TestReproduce:
+    @pytest.fixture
+    def told(self, results, run, tmp_path, monkeypatch):
+        """Has the run's rows in the file; gives the run's figures to what is trained anew; returns the commands."""
+        monkeypatch.setattr(results, "RESULTS", tmp_path / "results.csv")
+        results.add(run)
+        commands, codes = [], {}
+
+        def execute(command, **options):
+            verb = command[3]
+            commands.append(verb)
+            if verb == "train":
+                shutil.copytree(run, command[command.index("--out") + 1])
+            return subprocess.CompletedProcess(command, codes.get(verb, 0))
+
+        monkeypatch.setattr(results.subprocess, "run", execute)
+        return commands, codes
+
+    def test_a_row(self, results, told, capsys):
+        assert results.reproduce("demo/3/float32") == 0
+        assert told[0] == ["prepare", "train", "export"]
+        assert "promised 90.00% (80.00% to 95.00%), found 90.00%" in capsys.readouterr().out
+
+    def test_clips_set_aside_are_no_failure(self, results, told):
+        told[1]["prepare"] = 3
+        assert results.reproduce("demo/3/model") == 0
+
+    @pytest.mark.parametrize("verb", ["prepare", "train", "export"])
+    def test_a_step_that_fails(self, results, told, verb, capsys):
+        told[1][verb] = 1
+        assert results.reproduce("demo/3/model") == 1
+        assert re.search(f"demo/3/model: `speech-gru {verb} .*` ended with exit code 1", capsys.readouterr().err)
+
+    def test_an_artefact_that_isnt_proven_any_more(self, results, told, run, capsys):
+        report = run / "export" / "export_report.json"
+        report.write_text(report.read_text().replace("proven", "failed"))
+        assert results.reproduce("demo/3/float32") == 1
+        assert "demo/3/float32: the new run has no proven float32" in capsys.readouterr().err
+
+
+def test_what_cant_be_added(results, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["results.py", "add", str(tmp_path / "none")])
+    assert results.main() == 2
+    assert "results.py: [Errno 2] No such file" in capsys.readouterr().err
