@@ -2,7 +2,8 @@
 //
 //   recognize model.tflite clip.wav
 //
-// prints all labels with their probabilities, the most probable first.
+// prints all labels with their probabilities: first the one that was heard, which is the most probable, or _unknown_
+// where that is less probable than the model's threshold for it; then the others, the most probable first.
 
 #include <algorithm>
 #include <cstdint>
@@ -10,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <regex>
@@ -46,6 +48,7 @@ struct Description {
   std::vector<std::string> labels;
   size_t sample_rate;
   size_t clip_samples;
+  std::map<std::string, double> thresholds;  // by label; labels that are missing have none
 };
 
 size_t After(const std::string& json, const std::string& key, const std::string& path) {
@@ -60,20 +63,36 @@ size_t Number(const std::string& json, const std::string& key, const std::string
   return value;
 }
 
+// The text in quotes that begins at `at`, which is moved behind it.
+std::string Text(const std::string& json, size_t* at) {
+  std::string text;
+  for (++*at; *at < json.size() && json[*at] != '"'; ++*at) {
+    if (json[*at] == '\\') ++*at;
+    text += json[*at];
+  }
+  ++*at;
+  return text;
+}
+
 std::vector<std::string> Words(const std::string& json, const std::string& key, const std::string& path) {
   std::vector<std::string> words;
-  bool inside = false;
-  for (size_t at = After(json, key, path) + 1; at < json.size() && (inside || json[at] != ']'); ++at) {
-    if (json[at] == '"') {
-      inside = !inside;
-      if (inside) words.emplace_back();
-    } else if (inside) {
-      if (json[at] == '\\') ++at;
-      words.back() += json[at];
-    }
+  for (size_t at = After(json, key, path) + 1; at < json.size() && json[at] == '"'; at += 2) {  // a comma and a space
+    words.push_back(Text(json, &at));
   }
   if (words.empty()) Fail(path + ": expected a list of words as \"" + key + "\"; export it again");
   return words;
+}
+
+std::map<std::string, double> Thresholds(const std::string& json, const std::string& path) {
+  std::map<std::string, double> thresholds;
+  if (json.find("\"thresholds\": ") == std::string::npos) return thresholds;
+  for (size_t at = After(json, "thresholds", path) + 1; at < json.size() && json[at] == '"'; at += 2) {
+    const std::string label = Text(json, &at);
+    char* end;
+    thresholds[label] = std::strtod(json.c_str() + std::min(at + 2, json.size()), &end);
+    at = end - json.c_str();
+  }
+  return thresholds;
 }
 
 // LiteRT follows the offsets in a damaged file wherever they lead: the digest is checked before it sees the model.
@@ -101,7 +120,8 @@ Description Describe(const std::string& model, const std::string& path) {
       Fail(path + ": a model of kind \"" + other + "\"; expected one for whole clips");
     }
   }
-  return {Words(json, "labels", path), Number(json, "sample_rate", path), Number(json, "clip_samples", path)};
+  return {Words(json, "labels", path), Number(json, "sample_rate", path), Number(json, "clip_samples", path),
+          Thresholds(json, path)};
 }
 
 // Mono samples in [-1, 1) of a WAV file of 16-bit PCM. Assumes a little-endian processor, as WAV is little-endian.
@@ -261,6 +281,20 @@ class Recognizer {
   std::vector<Buffer> outputs_;
 };
 
+// The labels' indices in the order to print them.
+std::vector<size_t> Ranking(const Description& description, const std::vector<float>& probabilities) {
+  const auto& labels = description.labels;
+  std::vector<size_t> order(labels.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return probabilities[a] > probabilities[b]; });
+  const auto threshold = description.thresholds.find(labels[order[0]]);
+  if (threshold != description.thresholds.end() && probabilities[order[0]] < threshold->second) {
+    const auto unknown = std::find_if(order.begin(), order.end(), [&](size_t i) { return labels[i] == "_unknown_"; });
+    if (unknown != order.end()) std::rotate(order.begin(), unknown, unknown + 1);
+  }
+  return order;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
@@ -269,10 +303,9 @@ int main(int argc, char** argv) try {
   const auto& labels = recognizer.description().labels;
   const auto probabilities = recognizer.Probabilities(ReadWav(argv[2], recognizer.description().sample_rate));
 
-  std::vector<size_t> order(labels.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return probabilities[a] > probabilities[b]; });
-  for (const size_t i : order) std::printf("%s %.6f\n", labels[i].c_str(), probabilities[i]);
+  for (const size_t i : Ranking(recognizer.description(), probabilities)) {
+    std::printf("%s %.6f\n", labels[i].c_str(), probabilities[i]);
+  }
 } catch (const std::exception& error) {
   std::fprintf(stderr, "recognize: %s\n", error.what());
   return 2;
