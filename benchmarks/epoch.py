@@ -19,7 +19,8 @@ import numpy as np
 from data_pipeline.dataset import feature_batches
 from speech_gru.config import Config, load_config
 from speech_gru.loop import Monitor
-from speech_gru.optimization import build_loss, build_optimizer
+from speech_gru.objective import ClassificationObjective
+from speech_gru.optimization import build_optimizer
 from speech_gru.training import Plan, adapted_front_end, build_learner, plan_training, train, training_data
 
 
@@ -60,7 +61,7 @@ def bare(config: Config, plan: Plan) -> list[float]:
     )
     validation = tuple(np.concatenate(parts) for parts in zip(*batches.as_numpy_iterator(), strict=True))
     model = build_learner(config, plan, front_end).model
-    loss = build_loss(config.training)
+    loss = ClassificationObjective(config.training.label_smoothing).loss
     loss.reduction = "sum_over_batch_size"
     optimizer = build_optimizer(config.training, plan.steps_per_epoch, plan.policy)
     optimizer.global_clipnorm = config.training.clip_norm

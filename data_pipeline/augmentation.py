@@ -101,19 +101,40 @@ class Speed(_Augmentation):
         self._weights = _on_cpu(weights.astype(np.float32))  # (factors, taps, block)
 
     def call(self, audio: Tensor, seed: Tensor) -> Tensor:
-        batch, samples = tf.unstack(tf.shape(audio))
-        drawn = tf.random.stateless_uniform((batch,), seed, 0, len(self._steps), tf.int32)
-        step = tf.gather(self._steps, drawn)  # input samples to a block
-        factor = tf.cast(step, tf.float32) / self._BLOCK
-        blocks = -(-samples // self._BLOCK)
+        samples = tf.shape(audio)[1]
+        drawn, step = self._draw(audio, seed)
         centre = tf.cast(samples - 1, tf.float32) / 2
-        first = tf.cast(tf.round(centre * (1 - factor)), tf.int32)[:, None] + step[:, None] * tf.range(blocks)
+        first = tf.cast(tf.round(centre * (1 - tf.cast(step, tf.float32) / self._BLOCK)), tf.int32)
+        return tf.ensure_shape(self._play(audio, drawn, step, first, samples), audio.shape)
+
+    def from_start(self, audio: Tensor, seed: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Plays each clip faster or slower about its first sample, to its end: no length stays as it is.
+
+        Args:
+            lengths: (batch,) int32, the clips' own; zeros come after.
+
+        Returns: audio (batch, samples), as long as the slowest of the factors makes it, and the clips' new lengths.
+        """
+        drawn, step = self._draw(audio, seed)
+        samples = tf.shape(audio)[1] * self._BLOCK // int(self._steps[0])
+        played = self._play(audio, drawn, step, tf.zeros_like(step), samples)
+        return played, tf.minimum(samples, lengths * self._BLOCK // step)
+
+    def _draw(self, audio: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        """Each clip's factor, by its place among them and as input samples to a block: int32 (batch,) both."""
+        drawn = tf.random.stateless_uniform((tf.shape(audio)[0],), seed, 0, len(self._steps), tf.int32)
+        return drawn, tf.gather(self._steps, drawn)
+
+    def _play(self, audio: Tensor, drawn: Tensor, step: Tensor, first: Tensor, length: Tensor) -> Tensor:
+        """(batch, length) samples, of which the first is the input's sample `first`."""
+        batch, samples = tf.unstack(tf.shape(audio))
+        first = first[:, None] + step[:, None] * tf.range(-(-length // self._BLOCK))
         # Positions outside the clip read one of the zeros around it.
         taps = first[:, :, None] + tf.range(-self._reach, self._weights.shape[1] - self._reach)
         taps = tf.clip_by_value(taps + 1, 0, samples + 1)
         blocks_in = tf.gather(tf.pad(audio, ((0, 0), (1, 1))), taps, batch_dims=1)
         played = tf.matmul(blocks_in, tf.gather(self._weights, drawn))
-        return tf.ensure_shape(tf.reshape(played, (batch, -1))[:, :samples], audio.shape)
+        return tf.reshape(played, (batch, -1))[:, :length]
 
 
 _ROW = 160
@@ -137,12 +158,16 @@ class BackgroundNoise(_Augmentation):
         self.low_snr_db, self.high_snr_db = low_snr_db, high_snr_db
         self._rows = _rows(noise)
 
-    def call(self, audio: Tensor, seed: Tensor) -> Tensor:
+    def call(self, audio: Tensor, seed: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """`lengths`: int32 (batch,), the clips' own, after which come zeros; None: all as long as the batch."""
         cut_seed, chosen_seed, snr_seed = tf.unstack(tf.random.split(seed, 3))
         noise = _cut(self._rows, audio, cut_seed)
         chosen = _uniform(audio, chosen_seed, 0, 1) < self.probability
         snr = 10 ** (_uniform(audio, snr_seed, self.low_snr_db, self.high_snr_db) / 10)
-        level = tf.sqrt(tf.math.divide_no_nan(_power(audio), _power(noise) * snr))
+        power = _power(audio)
+        if lengths is not None:
+            power *= tf.cast(tf.shape(audio)[1] / tf.maximum(lengths, 1), tf.float32)[:, None]
+        level = tf.sqrt(tf.math.divide_no_nan(power, _power(noise) * snr))
         return audio + noise * tf.where(chosen, level, 0)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import AUDIO_SUFFIXES, files_under, leads_outside, name_fault, printable
-from data_pipeline.labels import SILENCE, UNKNOWN
+from data_pipeline.labels import PHRASE, SILENCE, UNKNOWN
 from data_pipeline.noise import NOISE_FOLDER, draw_cuts, find_noise
 from data_pipeline.settings import CorpusSettings, normalize_text
 from data_pipeline.splits import SPLITS, read_split_list, speaker_of, split_speakers, which_split
@@ -38,7 +38,7 @@ class Clip:
     speaker: str = ""
     text: str = ""
     label: str = ""
-    """What the recogniser shall say: a word of the settings, `_unknown_` or `_silence_`."""
+    """What the recogniser shall say: a word of the settings, `_unknown_` or `_silence_`; `_phrase_`: the text."""
     start: float = 0.0
     """Seconds into the file; above 0 only for `_silence_`, which is cut from long recordings."""
     gain: float = 1.0
@@ -89,13 +89,22 @@ def read_corpus(settings: CorpusSettings, *, for_test: bool = False) -> Corpus:
         clips = [replace(clip, split="test") for clip in clips]
     else:
         notes += split_notes
+        clips = list(_give_speakers(clips, settings))
         _require_words(settings.words, {clip.word for clip in clips})
-    words, clips = _label(clips, settings, notes)
+    words, clips = _label(clips, settings, notes) if settings.tokens is None else _label_phrases(clips)
     noise = find_noise(root, settings.noise, notes)
     clips += _cut_silence(noise, clips, root, settings, notes)
     labels = {clip.label for clip in clips}
-    made = [label for label in (UNKNOWN, SILENCE) if label in labels]
+    made = [label for label in (PHRASE, UNKNOWN, SILENCE) if label in labels]
     return Corpus(root, clips, (*words, *made), noise, rejected, notes)
+
+
+def _give_speakers(clips: list[Clip], settings: CorpusSettings) -> Iterator[Clip]:
+    """The clips, those of the settings' speakers in these speakers' splits. Raises UserError if a speaker has none."""
+    given = dict.fromkeys(settings.validation_speakers, "validation") | dict.fromkeys(settings.test_speakers, "test")
+    if absent := sorted(given.keys() - {clip.speaker for clip in clips}):
+        raise UserError(f"corpus.validation_speakers, test_speakers: the corpus has no clip of {', '.join(absent)}")
+    return (replace(clip, split=given.get(clip.speaker, clip.split)) for clip in clips)
 
 
 Read = tuple[list[Clip], list[tuple[str, str]], list[str], list[str]]
@@ -268,6 +277,12 @@ def _label(clips: list[Clip], settings: CorpusSettings, notes: list[str]) -> tup
     labels = {word: word for word in (*words, SILENCE)}
     labelled = [replace(clip, label=labels.get(clip.word, UNKNOWN)) for clip in clips]
     return words, list(_limit_unknown(labelled, settings.unknown_share, notes))
+
+
+def _label_phrases(clips: list[Clip]) -> tuple[tuple[str, ...], list[Clip]]:
+    """All clips with their texts; what the corpus calls silence has none."""
+    silence = {"label": SILENCE, "text": ""}
+    return (), [replace(clip, **(silence if clip.word == SILENCE else {"label": PHRASE})) for clip in clips]
 
 
 def _refuse_case_twins(present: Counter, words: Iterable[str]) -> None:

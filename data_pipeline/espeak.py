@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from data_pipeline.errors import UserError
 
 SAMPLE_RATE = 22050
 _SYNCHRONOUS, _DONT_EXIT, _UTF8 = 2, 0x8000, 1
+_IPA = 2
 _PARAMETERS = {"rate": 1, "volume": 2, "pitch": 3, "range": 4}
 _OTHER_ALPHABETS = {"en-shaw", "fa-latn"}
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
@@ -51,6 +53,21 @@ def accents(language: str) -> dict[str, str]:
             + ", ".join(sorted(known))
         )
     return found
+
+
+@cache
+def _shared() -> "Espeak":
+    return Espeak()
+
+
+def phonemes(text: str, accent: str) -> str:
+    """The phonemes of a text as an accent such as en-us says them, in IPA without stress, with spaces between them.
+
+    Raises:
+        UserError: espeakng-loader isn't installed or can't be loaded, or no voice speaks the accent.
+    """
+    voice = next(iter(accents(accent).values()))
+    return _shared().phonemes(text, voice)
 
 
 class Espeak:
@@ -108,6 +125,18 @@ class Espeak:
         if self._library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, 0, 0, _UTF8, None, None):
             raise RuntimeError(f"espeak-ng failed on {text!r}")
         return np.concatenate(self._chunks) if self._chunks else np.zeros(0, np.int16)
+
+    def phonemes(self, text: str, voice: str) -> str:
+        """The phonemes of a text, in IPA without stress, with spaces between them. Raises ValueError as `say`."""
+        if self._library.espeak_SetVoiceByName(voice.encode()):
+            raise ValueError(f"espeak-ng has no voice {voice}")
+        self._library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+        rest, clauses = ctypes.c_char_p(text.encode()), []
+        while rest.value is not None:  # a clause at a time; none is left then
+            said = self._library.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, _IPA | ord("_") << 8)
+            clauses.append((said or b"").decode())
+        spaced = " ".join(clauses).translate({ord("_"): " ", ord("ˈ"): "", ord("ˌ"): ""})
+        return " ".join(spaced.split())
 
     def _collect(self, samples, count, _events) -> int:
         if samples and count > 0:

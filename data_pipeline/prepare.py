@@ -24,11 +24,13 @@ from data_pipeline.audio import AudioError, fit_length, load_audio, to_pcm16
 from data_pipeline.corpus import SILENCE, Clip, Corpus, read_corpus
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_text, written_aside
+from data_pipeline.labels import PHRASE
 from data_pipeline.manifest import Count, Row, count_rows, read_manifest, read_rows, write_rows, write_table
 from data_pipeline.noise import collect_noise, read_stretch
 from data_pipeline.settings import CorpusSettings
 from data_pipeline.shards import check_shard, decode_pcm, encode_clip, read_shard
 from data_pipeline.splits import SPLITS
+from data_pipeline.tokens import count_missing, phonemes_of, token_table
 
 FORMAT = 1
 """Raised when shards of an older version can't be read any more; they are then made anew."""
@@ -77,12 +79,14 @@ def _prepare(settings: CorpusSettings, progress: Progress, for_test: bool) -> Pr
     folder = settings.shards
     _refuse_foreign_folder(folder, settings.path)
     corpus = read_corpus(settings, for_test=for_test)
+    if settings.tokens == "phonemes":
+        corpus.clips[:] = [replace(clip, text=phonemes_of(clip.text, settings.language)) for clip in corpus.clips]
     todo = {_key(clip): _stamp(clip, corpus.root) for clip in corpus.clips}
     corpus.clips.clear()
     (folder / "manifest.csv").unlink(missing_ok=True)  # until all shards are there, nobody shall train on some of them
     fingerprint = _fingerprint(corpus, settings)
     for table in _finished_shards(folder, fingerprint):
-        _update_shard(table, todo, settings.clip_samples)
+        _update_shard(table, todo, None if settings.tokens else settings.clip_samples)
     write_text(folder / "settings.json", fingerprint)
     new = len(todo)
     _write_shards(folder, corpus.root, list(todo.values()), settings, progress)
@@ -91,7 +95,7 @@ def _prepare(settings: CorpusSettings, progress: Progress, for_test: bool) -> Pr
     with written_aside(folder / "noise.npy") as aside, aside.open("wb") as file:
         np.save(file, noise)
     write_text(folder / "corpus.json", json.dumps(corpus_settings(settings), indent=2, ensure_ascii=False) + "\n")
-    return _merge(folder, corpus, new, for_test)
+    return _merge(folder, corpus, new, settings.tokens, for_test)
 
 
 def corpus_settings(settings: CorpusSettings) -> dict:
@@ -99,7 +103,7 @@ def corpus_settings(settings: CorpusSettings) -> dict:
     return settings.model_dump(mode="json", exclude={"path", "shards"})
 
 
-def _merge(folder: Path, corpus: Corpus, new: int, for_test: bool) -> Prepared:
+def _merge(folder: Path, corpus: Corpus, new: int, tokens: str | None, for_test: bool) -> Prepared:
     """Joins the shards' CSVs into manifest.csv and rejected.csv, row by row."""
     rejected = corpus.rejected + [(row.path, row.reason) for row in _all_rows(folder) if row.reason]
     rejected.sort()
@@ -109,14 +113,24 @@ def _merge(folder: Path, corpus: Corpus, new: int, for_test: bool) -> Prepared:
         raise UserError(f"none of the {len(rejected)} clips could be used; {folder / 'rejected.csv'} says why")
     present = {label for _, label in counts}
     labels = tuple(label for label in corpus.labels if label in present)
-    write_text(folder / "labels.txt", "".join(f"{label}\n" for label in labels))
+    outputs = labels if tokens is None else token_table(_texts(folder, None if for_test else "train"), tokens)
+    write_text(folder / "labels.txt", "".join(f"{label}\n" for label in outputs))
     write_rows(folder / "manifest.csv", (row for row in _all_rows(folder) if not row.reason))
     notes = corpus.notes + [
         f"{label!r} is no label: it has no usable clip" for label in corpus.labels if label not in present
     ]
+    if tokens is not None:
+        missing = count_missing(_texts(folder, None), outputs, tokens)
+        notes += [f"no training clip has these {tokens}, which can't be recognised: {missing}"] if missing else []
     if not for_test:
         notes += [*_warnings(counts), *_copies(read_manifest(folder))]
     return Prepared(labels, new, notes, rejected, counts)
+
+
+def _texts(folder: Path, split: str | None) -> Iterator[str]:
+    """Of a split's usable phrases; None: of all splits."""
+    rows = (row for row in _all_rows(folder) if row.label == PHRASE and not row.reason)
+    return (row.text for row in rows if split in (None, row.split))
 
 
 def _warnings(counts: dict[tuple[str, str], Count]) -> Iterator[str]:
@@ -164,6 +178,7 @@ def _refuse_foreign_folder(folder: Path, corpus: Path) -> None:
 def _fingerprint(corpus: Corpus, settings: CorpusSettings) -> str:
     """What the shards' audio depends on beside the clips themselves, as JSON."""
     decode = {name: getattr(settings, name) for name in ("sample_rate", "clip_seconds", "min_seconds", "max_seconds")}
+    decode["phrases"] = settings.tokens is not None
     return json.dumps({"format": FORMAT, "root": str(corpus.root.resolve()), **decode}, indent=2) + "\n"
 
 
@@ -194,13 +209,18 @@ def _finished_shards(folder: Path, fingerprint: str) -> list[Path]:
     return finished
 
 
-def _update_shard(table: Path, todo: dict[tuple[str, float, float], Row], clip_samples: int) -> None:
-    """Takes what a finished shard holds from `todo`, and what isn't wanted any more from the shard."""
+def _update_shard(table: Path, todo: dict[tuple[str, float, float], Row], clip_samples: int | None) -> None:
+    """Takes what a finished shard holds from `todo`, and what isn't wanted any more from the shard.
+
+    Args:
+        clip_samples: the length of all clips; None: each has its own.
+    """
     shard = table.with_suffix(".tfrecord")
     try:
         rows = list(read_rows(table))
         clips = sum(not row.reason for row in rows)
-        if check_shard(shard) != (clips, clip_samples if clips else 0):
+        found, samples = check_shard(shard)
+        if found != clips or (clips and samples != (clip_samples or samples)):
             rows = []
     except UserError:
         rows = []  # damaged: made anew
@@ -315,12 +335,13 @@ def _decode(row: Row, root: Path, settings: CorpusSettings) -> tuple[np.ndarray 
         if row.label == SILENCE:
             samples = read_stretch(path, row.start, settings.clip_seconds, rate) * np.float32(row.gain)
         else:
-            samples = load_audio(path, rate, min_seconds=settings.min_seconds, max_seconds=settings.max_seconds)
+            longest = settings.clip_seconds if settings.tokens else settings.max_seconds
+            samples = load_audio(path, rate, min_seconds=settings.min_seconds, max_seconds=longest)
             sha256 = _sha256(path)
     except (AudioError, OSError) as error:
         return None, replace(row, reason=str(error) if isinstance(error, AudioError) else f"unreadable: {error}")
     row = replace(row, seconds=round(len(samples) / rate, 4), sha256=sha256)
-    return to_pcm16(fit_length(samples, settings.clip_samples)), row
+    return to_pcm16(samples if row.label == PHRASE else fit_length(samples, settings.clip_samples)), row
 
 
 def _sha256(path: str) -> str:

@@ -36,6 +36,10 @@ class CorpusSettings(Settings):
     """The folder that `prepare` writes: shards, manifest.csv, rejected.csv."""
     words: tuple[Word, ...] = ()
     """The words to tell apart; all others become `_unknown_`. Empty: every word of the corpus is one."""
+    tokens: Literal["words", "characters", "phonemes"] | None = None
+    """What phrases are made of, for `model.head: ctc`; phonemes are espeak-ng's. Null: a clip is a word."""
+    language: str = "en-us"
+    """Whose phonemes."""
     unknown_share: Share = 1.0
     """At most this share of a split's speech is `_unknown_`; a hash of the paths says which clips are left out."""
     silence_share: Share = 0.1
@@ -45,7 +49,8 @@ class CorpusSettings(Settings):
     sample_rate: Annotated[int, Field(ge=8000, le=48000)] = 16000
     """Samples a second; every clip is resampled to it."""
     clip_seconds: Annotated[float, Field(ge=0.01, le=30)] = 1.0
-    """Clips are fitted to this length: a longer one cut to its loudest stretch, a shorter one padded on both sides."""
+    """Clips are fitted to this length: a longer one cut to its loudest stretch, a shorter one padded on both sides.
+    Phrases (`tokens`) keep their length, and those that are longer are set aside."""
     min_seconds: Annotated[float, Field(ge=0)] = 0.1
     """Shorter clips are set aside."""
     max_seconds: Annotated[float, Field(gt=0)] = 60.0
@@ -53,6 +58,9 @@ class CorpusSettings(Settings):
     validation_share: Share = 0.1
     test_share: Share = 0.1
     """Shares of the speakers for clips whose split is given nowhere."""
+    validation_speakers: tuple[Word, ...] = ()
+    test_speakers: tuple[Word, ...] = ()
+    """All clips of these speakers are in that split, whatever the corpus says."""
 
     @property
     def clip_samples(self) -> int:
@@ -67,8 +75,12 @@ class CorpusSettings(Settings):
             raise ValueError("silence_share must be below 1")
         if self.min_seconds > self.max_seconds:
             raise ValueError(f"min_seconds ({self.min_seconds:g}) can't exceed max_seconds ({self.max_seconds:g})")
+        if both := sorted(set(self.validation_speakers) & set(self.test_speakers)):
+            raise ValueError(f"both validation_speakers and test_speakers have {', '.join(both)}")
         if "" in self.words:
             raise ValueError("one of the words is empty")
+        if self.tokens and self.words:
+            raise ValueError("words are for clips of a word each; with tokens leave them out, the texts say them")
         for reserved in ("_unknown_", "_silence_", "_background_noise_"):
             if reserved in self.words:
                 raise ValueError(f"{reserved} is made by `prepare` and can't be one of the words")
@@ -103,6 +115,33 @@ class FrontEndSettings(Settings):
             raise ValueError(f"coefficients ({self.coefficients}) can't exceed mel_bins ({self.mel_bins})")
         if self.high_hz is not None and self.high_hz <= self.low_hz:
             raise ValueError(f"high_hz ({self.high_hz:g}) must be above low_hz ({self.low_hz:g})")
+        return self
+
+
+class ComposeSettings(Settings):
+    """Phrases made of single words' clips while training, for `model.head: ctc` on a corpus of words."""
+
+    words: tuple[Annotated[int, Field(ge=0, le=16)], Annotated[int, Field(ge=1, le=16)]] = (1, 4)
+    """So many words make a phrase, each number as likely; 0: silence."""
+    grammar: dict[str, tuple[str, ...]] | None = None
+    """Rules whose sentences are said instead, the first rule's; see docs/phrases.md. Null: any words in any order."""
+    gap_ms: Range = (0.0, 400.0)
+    """Between two words."""
+    level_db: Range = (-6.0, 6.0)
+    """Of each word, against the others."""
+    unknown_probability: Share = 0.1
+    """In a word's place comes one of `_unknown_`, of which the text says nothing."""
+    phrases: Annotated[int, Field(ge=1)] = 10000
+    """In an epoch."""
+    validation_phrases: Annotated[int, Field(ge=1)] = 1000
+    """Made of validation clips, the same in each epoch."""
+
+    @model_validator(mode="after")
+    def _check(self):
+        for name in ("words", "gap_ms", "level_db"):
+            _ascending(name, getattr(self, name))
+        if self.gap_ms[0] < 0:
+            raise ValueError(f"gap_ms: expected times from 0, got {self.gap_ms[0]:g}")
         return self
 
 

@@ -11,7 +11,15 @@ import yaml
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from data_pipeline.errors import UserError
-from data_pipeline.settings import AugmentSettings, CorpusSettings, FrontEndSettings, Settings, Share
+from data_pipeline.settings import (
+    AugmentSettings,
+    ComposeSettings,
+    CorpusSettings,
+    FrontEndSettings,
+    Settings,
+    Share,
+    UserPath,
+)
 
 SHIPPED = Path(__file__).resolve().parents[1] / "configs"
 """The experiments that come with the package; `train demo` finds configs/demo.yaml from anywhere."""
@@ -20,6 +28,8 @@ SHIPPED = Path(__file__).resolve().parents[1] / "configs"
 class ModelSettings(Settings):
     """Features -> logits: an optional convolution, a stack of GRU layers, pooling over time, a dense layer."""
 
+    head: Literal["classification", "ctc"] = "classification"
+    """One label a clip, or a sequence of tokens (`corpus.tokens`, or words that `compose` makes phrases of)."""
     units: Annotated[int, Field(ge=1, le=4096)] = 128
     """State size of each GRU, in each direction."""
     layers: Annotated[int, Field(ge=1, le=16)] = 2
@@ -36,7 +46,7 @@ class ModelSettings(Settings):
     subsampling: Annotated[int, Field(ge=1, le=8)] = 1
     """One encoder step for so many frames: the first convolution's stride, or frames stacked if there is none."""
     pooling: Literal["attention", "mean", "last"] = "attention"
-    """How the steps become one vector."""
+    """How the steps become one vector; of no effect on ctc, which has logits at each step."""
 
     @model_validator(mode="after")
     def _check(self):
@@ -51,6 +61,8 @@ class ModelSettings(Settings):
 class TrainingSettings(Settings):
     """How the weights are found."""
 
+    initial: UserPath | None = None
+    """A finished run with the same front end and encoder, whose encoder's weights are where this one's begin."""
     epochs: Annotated[int, Field(ge=1)] = 40
     batch_size: Annotated[int, Field(ge=1)] = 128
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -196,6 +208,8 @@ class Config(Settings):
     corpus: CorpusSettings
     front_end: FrontEndSettings = FrontEndSettings()
     augment: AugmentSettings = AugmentSettings()
+    compose: ComposeSettings | None = None
+    """Phrases of single words' clips; null: the clips as they are."""
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     tensorboard: TensorBoardSettings = TensorBoardSettings()
@@ -207,9 +221,29 @@ class Config(Settings):
     def _check(self):
         if self.augment.preceding_ms and self.model.bidirectional:
             raise ValueError("augment.preceding_ms is for streams; it needs model.bidirectional: false")
+        self._check_phrases()
         if self.augment.preceding_ms and self.training.xla:
             raise ValueError("training.xla needs steps of one length; it can't be had with augment.preceding_ms")
         return self
+
+    def _check_phrases(self) -> None:
+        has_phrases = self.corpus.tokens is not None or self.compose is not None
+        if (self.model.head == "ctc") != has_phrases:
+            raise ValueError("model.head: ctc and phrases (corpus.tokens, or a section compose) need each other")
+        if self.corpus.tokens and self.compose:
+            raise ValueError("compose makes phrases of a corpus of words; it can't be had with corpus.tokens")
+        if not has_phrases:
+            return
+        refused = {
+            "augment.mixup": self.augment.mixup,
+            "augment.preceding_ms": self.augment.preceding_ms,
+            "augment.fresh_unknown": self.augment.fresh_unknown,
+            "training.class_balance": self.training.class_balance,
+            "training.xla": self.training.xla,
+            "front_end.deltas": self.front_end.deltas,
+        }
+        if given := [key for key, value in refused.items() if value]:
+            raise ValueError(f"{', '.join(given)}: not for phrases (model.head: ctc); leave it out")
 
     @field_validator("name")
     @classmethod

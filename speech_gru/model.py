@@ -1,4 +1,8 @@
-"""The model: an optional convolution, a stack of GRU layers, pooling, a head. Keras 3 alone, on any backend."""
+"""The model: an optional convolution, a stack of GRU layers, pooling, a head. Keras 3 alone, on any backend.
+
+With a classification head all clips of a batch have one length. With a CTC head each has its own: its number of frames
+is a second input, and what lies behind them is zero in each layer, so that a clip's logits don't hang on the others'.
+"""
 
 import keras
 from keras import layers, ops
@@ -37,6 +41,54 @@ class AttentionPooling(layers.Layer):
         return {**super().get_config(), "units": self.units}
 
 
+@keras.saving.register_keras_serializable("speech_gru")
+class StepMask(layers.Layer):
+    """Whether a step lies within its clip: a sequence (batch, steps, channels), lengths (batch,) -> (batch, steps)."""
+
+    def call(self, sequence, lengths):
+        return ops.arange(ops.shape(sequence)[1], dtype="int32")[None, :] < ops.cast(lengths, "int32")[:, None]
+
+    def compute_output_spec(self, sequence, lengths):
+        return keras.KerasTensor(sequence.shape[:2], dtype="bool")
+
+
+@keras.saving.register_keras_serializable("speech_gru")
+class Masked(layers.Layer):
+    """A sequence (batch, steps, channels), zero where the mask (batch, steps) is false."""
+
+    supports_masking = True  # of Keras's own mask, which normalisation hands on, it makes nothing
+
+    def compute_mask(self, *_):
+        return None
+
+    def call(self, sequence, mask):
+        return sequence * ops.cast(mask, sequence.dtype)[:, :, None]
+
+    def compute_output_spec(self, sequence, mask):
+        return keras.KerasTensor(sequence.shape, dtype=self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable("speech_gru")
+class StackFrames(layers.Layer):
+    """(batch, frames, features) -> (batch, frames // count, count * features); frames that don't fill a step go."""
+
+    def __init__(self, count: int, **kwargs):
+        super().__init__(**kwargs)
+        self.count = count
+
+    def call(self, inputs):
+        steps = ops.shape(inputs)[1] // self.count
+        return ops.reshape(inputs[:, : steps * self.count], (-1, steps, self.count * inputs.shape[2]))
+
+    def compute_output_spec(self, inputs):
+        batch, frames, features = inputs.shape
+        steps = None if frames is None else frames // self.count
+        return keras.KerasTensor((batch, steps, self.count * features), dtype=self.compute_dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "count": self.count}
+
+
 def build_model(
     settings: ModelSettings,
     frames: int,
@@ -49,6 +101,9 @@ def build_model(
     preceded: bool = False,
 ) -> keras.Model:
     """The trained part: features (batch, frames, features) -> logits (batch, labels), always float32.
+
+    With a CTC head: features (batch, any frames, features) and their numbers of frames (batch,) int32 -> logits
+    (batch, frames // subsampling, labels); of label 0, the blank, to begin with.
 
     Layers follow the dtype policy in force, so that the same call gives the mixed-precision model to train and the
     float32 model to export; their weights are the same.
@@ -64,79 +119,107 @@ def build_model(
     """
     if settings.subsampling > frames:
         raise UserError(f"model.subsampling is {settings.subsampling}, but a clip has only {frames} frames")
-    inputs = keras.Input((None if preceded else frames, features), name="features")
-    hidden = _convolve(inputs, frames, settings, synchronized)
+    is_ctc = settings.head == "ctc"
+    inputs = [keras.Input((None if preceded or is_ctc else frames, features), name="features")]
+    inputs += [keras.Input((), dtype="int32", name="frames")] if is_ctc else []
+    hidden, mask = _convolve(*inputs, settings=settings, synchronized=synchronized)
     for index in range(settings.layers):
         if index and settings.dropout:
             hidden = layers.Dropout(settings.dropout, name=f"dropout_{index}")(hidden)
         is_last = index == settings.layers - 1
-        sequences = not (is_last and settings.pooling == "last")
-        hidden = _gru(settings, index, return_sequences=sequences, use_cudnn=cudnn, unroll=unroll)(hidden)
+        sequences = is_ctc or not (is_last and settings.pooling == "last")
+        hidden = _gru(settings, index, return_sequences=sequences, use_cudnn=cudnn, unroll=unroll)(hidden, mask=mask)
     if preceded and settings.pooling != "last":
         hidden = hidden[:, -(frames // settings.subsampling) :]
-    hidden = _pool(hidden, settings)
+    if not is_ctc:
+        hidden = _pool(hidden, settings)
     if settings.dropout:
         hidden = layers.Dropout(settings.dropout, name="dropout_head")(hidden)
     logits = layers.Dense(labels, dtype="float32", name="head")(hidden)
-    return keras.Model(inputs, logits, name="encoder_and_head")
+    return keras.Model(inputs if is_ctc else inputs[0], logits, name="encoder_and_head")
 
 
 def build_recognizer(front_end: FrontEnd, model: keras.Model, clip_samples: int) -> keras.Model:
-    """The whole way, with `model`'s own weights: audio (batch, clip_samples) float32 -> logits (batch, labels)."""
-    audio = keras.Input((clip_samples,), dtype="float32", name="audio")
-    return keras.Model(audio, model(front_end(audio)), name="recognizer")
+    """The whole way, with `model`'s own weights: audio (batch, clip_samples) float32 -> logits (batch, labels).
+
+    With a CTC head: audio (batch, any samples) and each clip's own samples (batch,) int32 -> logits (batch, steps,
+    labels).
+    """
+    if len(model.inputs) == 1:
+        audio = keras.Input((clip_samples,), dtype="float32", name="audio")
+        return keras.Model(audio, model(front_end(audio)), name="recognizer")
+    audio = keras.Input((None,), dtype="float32", name="audio")
+    samples = keras.Input((), dtype="int32", name="samples")
+    frames = ops.maximum(0, (samples - front_end.fft_size) // front_end.hop + 1)
+    return keras.Model([audio, samples], model([front_end(audio), frames]), name="recognizer")
 
 
-def multiply_adds(model: keras.Model) -> int:
-    """Multiplications with addition that `model` (see `build_model`) does for one clip, in its matrix products."""
-    total = 0
+def multiply_adds(model: keras.Model, frames: int | None = None) -> int:
+    """Multiplications with addition that `model` (see `build_model`) does for a clip, in its matrix products.
+
+    Args:
+        frames: of the clip; None: those that the model has been built for.
+    """
+    total, steps = 0, frames or model.inputs[0].shape[1]
     for layer in model.layers:
-        shape = layer.input.shape if isinstance(layer.input, keras.KerasTensor) else ()
-        if isinstance(layer, layers.Conv1D):
-            total += layer.output.shape[1] * layer.kernel.shape[0] * layer.kernel.shape[1] * layer.filters
+        if isinstance(layer, StackFrames):
+            steps //= layer.count
+        elif isinstance(layer, layers.Conv1D):
+            steps //= layer.strides[0]
+            total += steps * layer.kernel.shape[0] * layer.kernel.shape[1] * layer.filters
         elif isinstance(layer, (layers.GRU, layers.Bidirectional)):
             matrices = [weight for weight in layer.trainable_weights if "kernel" in weight.name]
-            total += shape[1] * sum(matrix.shape[0] * matrix.shape[1] for matrix in matrices)
+            total += steps * sum(matrix.shape[0] * matrix.shape[1] for matrix in matrices)
         elif isinstance(layer, AttentionPooling):
-            total += shape[1] * (shape[2] * layer.units + layer.units + shape[2])
+            channels = layer.input.shape[2]
+            total += steps * (channels * layer.units + layer.units + channels)
         elif isinstance(layer, layers.Dense):
-            total += shape[-1] * layer.units
+            total += (steps if len(layer.input.shape) == 3 else 1) * layer.input.shape[-1] * layer.units
     return total
 
 
-def _convolve(inputs, frames: int, settings: ModelSettings, synchronized: bool):
-    """Convolutions, or frames stacked, or nothing."""
-    if settings.convolution_filters:
-        hidden = _convolution(inputs, settings, 0, synchronized)
-        for index in range(1, settings.convolution_layers):
-            added = _convolution(hidden, settings, index, synchronized)
-            hidden = layers.Add(name=f"sum_{index}")([hidden, added])
-        return hidden
-    if settings.subsampling > 1:
-        steps = -1 if inputs.shape[1] is None else frames // settings.subsampling
-        rest = frames % settings.subsampling
-        whole = inputs[:, :-rest] if rest else inputs
-        return layers.Reshape((steps, settings.subsampling * inputs.shape[2]), name="stack_frames")(whole)
-    return inputs
+def _convolve(features, frames=None, *, settings: ModelSettings, synchronized: bool):
+    """Convolutions, or frames stacked, or nothing; and the mask of the steps, None without `frames`."""
+    mask = None
+    if frames is not None:
+        features = Masked(name="masked_features")(features, StepMask(name="frame_mask")(features, frames))
+    if not settings.convolution_filters:
+        hidden = features
+        if settings.subsampling > 1:
+            hidden = StackFrames(settings.subsampling, name="stack_frames")(features)
+        if frames is not None:
+            mask = StepMask(name="step_mask")(hidden, frames // settings.subsampling)
+        return hidden, mask
+    hidden = None
+    for index in range(settings.convolution_layers):
+        convolved = _convolution(features if hidden is None else hidden, settings, index)
+        if frames is not None and mask is None:
+            mask = StepMask(name="step_mask")(convolved, frames // settings.subsampling)
+        normalized = layers.BatchNormalization(synchronized=synchronized, name=f"batch_norm_{index}")(
+            convolved, mask=mask
+        )
+        added = layers.ReLU(name=f"relu_{index}")(normalized)
+        if mask is not None:
+            added = Masked(name=f"masked_{index}")(added, mask)
+        hidden = added if hidden is None else layers.Add(name=f"sum_{index}")([hidden, added])
+    return hidden, mask
 
 
-def _convolution(inputs, settings: ModelSettings, index: int, synchronized: bool):
-    """Convolution over time, normalisation, ReLU; the first one takes `subsampling` frames a step."""
+def _convolution(inputs, settings: ModelSettings, index: int):
+    """Convolution over time; the first one takes `subsampling` frames a step."""
     stride = 1 if index else settings.subsampling
     # A step sees its own frames and, of `beside` more, those before or those on both sides. Keras's "same" would lay
     # them by the clip's length, its "causal" begin with the first frame alone; a stream couldn't follow either.
     beside = settings.convolution_kernel - stride
     after = beside - beside // 2 if settings.bidirectional else 0
     inputs = layers.ZeroPadding1D((beside - after, after), name=f"padding_{index}")(inputs)
-    convolution = layers.Conv1D(
+    return layers.Conv1D(
         settings.convolution_filters,
         settings.convolution_kernel,
         strides=stride,
         use_bias=False,
         name=f"convolution_{index}",
-    )
-    normalized = layers.BatchNormalization(synchronized=synchronized, name=f"batch_norm_{index}")(convolution(inputs))
-    return layers.ReLU(name=f"relu_{index}")(normalized)
+    )(inputs)
 
 
 def _gru(settings: ModelSettings, index: int, **arguments):

@@ -1,16 +1,9 @@
-"""What training minimises, and how: the loss, the optimiser with its schedule. Keras 3 alone, on any backend."""
+"""How training minimises: the optimiser with its schedule. Keras 3 alone, on any backend."""
 
 import keras
 import numpy as np
 
 from speech_gru.config import TrainingSettings
-
-
-def build_loss(settings: TrainingSettings) -> keras.losses.Loss:
-    """Cross-entropy of logits and one-hot labels, both (batch, labels): one value a clip, float32 (batch,)."""
-    return keras.losses.CategoricalCrossentropy(
-        from_logits=True, label_smoothing=settings.label_smoothing, reduction=None, dtype="float32"
-    )
 
 
 def build_optimizer(settings: TrainingSettings, steps_per_epoch: int, policy: str) -> keras.optimizers.Optimizer:

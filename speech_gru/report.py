@@ -3,14 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_text
 from data_pipeline.manifest import read_manifest
 from speech_gru.evaluation import Predict, predict_split, write_report
+from speech_gru.phrase_training import measured_phrases, token_kind
 from speech_gru.run import Run, load_run
-from speech_gru.tensorboard import log_embeddings, log_hparams, log_results
+from speech_gru.tensorboard import log_embeddings, log_hparams, log_results, log_transcripts
+from speech_gru.transcripts import PredictPhrases, transcribe, write_transcripts
 
 
 def report_run(folder: Path) -> dict[str, dict]:
@@ -30,18 +33,44 @@ def report_run(folder: Path) -> dict[str, dict]:
 
 def _report(folder: Path) -> dict[str, dict]:
     run = load_run(folder)
-    metrics, corpus, predict = {}, run.config.corpus, predictor(run)
-    splits = {row.split for row in read_manifest(corpus.shards)}
-    for split in ("validation", "test"):
-        if split in splits:
-            predictions = predict_split(predict, run.labels, corpus.shards, split, corpus.clip_samples)
-            metrics[split] = write_report(predictions, folder / "report" / split)
-            log_results(run, split, predictions)
+    splits = {row.split for row in read_manifest(run.config.corpus.shards)}
+    report_split = _report_phrases if run.config.model.head == "ctc" else _report_clips
+    metrics = {split: report_split(run, split) for split in ("validation", "test") if split in splits}
     log_hparams(run, metrics)
-    if run.config.tensorboard.embeddings:
+    if run.config.tensorboard.embeddings and run.config.model.head == "classification":
         log_embeddings(run, run.config.tensorboard.embeddings)
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
     return metrics
+
+
+def _report_clips(run: Run, split: str) -> dict:
+    corpus = run.config.corpus
+    predictions = predict_split(predictor(run), run.labels, corpus.shards, split, corpus.clip_samples)
+    log_results(run, split, predictions)
+    return write_report(predictions, run.folder / "report" / split)
+
+
+def _report_phrases(run: Run, split: str) -> dict:
+    source = measured_phrases(run.config, split)
+    transcripts = transcribe(source, run.labels, token_kind(run.config), phrase_predictor(run), run.front_end.fft_size)
+    log_transcripts(run, split, transcripts, source)
+    return write_transcripts(transcripts, run.folder / "report" / split)
+
+
+def phrase_predictor(run: Run) -> PredictPhrases:
+    """The trained model as a function from padded audio to each phrase's log-probabilities."""
+    graph = tf.function(
+        lambda audio, samples: tf.nn.log_softmax(run.recognizer([audio, samples], training=False)),
+        reduce_retracing=True,
+    )
+    front_end, subsampling = run.front_end, run.config.model.subsampling
+
+    def predict(audio: np.ndarray, samples: np.ndarray) -> list[np.ndarray]:
+        rows = graph(tf.constant(audio / np.float32(32768)), tf.constant(samples)).numpy()
+        frames = np.maximum(0, (samples - front_end.fft_size) // front_end.hop + 1)
+        return [row[:steps] for row, steps in zip(rows, frames // subsampling, strict=True)]
+
+    return predict
 
 
 def predictor(run: Run) -> Predict:

@@ -42,6 +42,28 @@ def load_run(folder: Path) -> Run:
     return Run(folder, config, labels, front_end, recognizer)
 
 
+def take_encoder(model: keras.Model, folder: Path) -> None:
+    """Gives `model` (see speech_gru.model.build_model) the weights of a finished run's encoder; its head stays.
+
+    Raises:
+        UserError: as load_run, or the run's encoder is another one.
+    """
+    given = load_run(folder).recognizer.get_layer("encoder_and_head")
+    taken = [
+        layer for layer in model.layers if layer.name.startswith(("convolution_", "batch_norm_", "gru_", "bigru_"))
+    ]
+    theirs = {layer.name: layer for layer in given.layers}
+    for layer in taken:
+        shapes = [weight.shape for weight in layer.weights]
+        found = [weight.shape for weight in theirs[layer.name].weights] if layer.name in theirs else None
+        if shapes != found:
+            raise UserError(
+                f"training.initial: {folder} has another encoder: {layer.name} needs weights of {shapes}, but there "
+                f"they are {found}; give model and front_end the same settings as there"
+            )
+        layer.set_weights(theirs[layer.name].get_weights())
+
+
 def _read_labels(file: Path) -> tuple[str, ...]:
     try:
         labels = tuple(file.read_text(encoding="utf-8").splitlines())

@@ -9,14 +9,16 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
-"""Features (batch, frames, features), labels (batch, labels), weights (batch,): float32."""
+from speech_gru.objective import Objective
+
+Batch = tuple[tf.Tensor, ...]
+"""What the objective takes: the model's inputs, then what it shall say to them; clips first."""
 
 
 def build_step(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
-    loss: keras.losses.Loss,
+    objective: Objective,
     *,
     clip_norm: float | None,
     batch_size: int,
@@ -26,7 +28,7 @@ def build_step(
     """A function that trains `model` on a batch and tells what happened.
 
     Args:
-        loss: one value a clip (see `build_loss`).
+        objective: see speech_gru.objective.
         clip_norm: upper bound of the gradients' global norm; None: no bound.
         batch_size: clips in a whole batch, of all devices together.
         strategy: under whose scope model and optimiser were made.
@@ -41,11 +43,10 @@ def build_step(
     inner = getattr(optimizer, "inner_optimizer", optimizer)
 
     def train_replica(batch: Batch) -> dict[str, tf.Tensor]:
-        features, labels, weights = batch
         learning_rate, loss_scale = tf.cast(inner.learning_rate, tf.float32), optimizer.scale_loss(tf.ones(()))
         with tf.GradientTape() as tape:
-            logits = model(features, training=True)
-            value = tf.reduce_sum(loss(labels, logits) * weights) / batch_size
+            losses, correct = objective(model, *batch)
+            value = tf.reduce_sum(losses) / batch_size
             scaled = value * loss_scale
         gradients = tape.gradient(scaled, model.trainable_variables)
         gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
@@ -53,12 +54,11 @@ def build_step(
         factor = 1.0 if clip_norm is None else tf.minimum(1.0, clip_norm / norm)
         # Keras's optimisers will sum over the devices what has been summed already.
         optimizer.apply([gradient * (factor / replicas) for gradient in gradients], model.trainable_variables)
-        correct = tf.argmax(logits, axis=1) == tf.argmax(labels, axis=1)
         summed = {"loss": value, "correct": tf.reduce_sum(tf.cast(correct, tf.float32))}
         same = {"gradient_norm": norm, "learning_rate": learning_rate, "loss_scale": loss_scale}
         return summed | {name: value / replicas for name, value in same.items()}
 
-    @tf.function(jit_compile=xla or None)
+    @tf.function(jit_compile=xla or None, reduce_retracing=True)
     def step(batch: Batch) -> dict[str, tf.Tensor]:
         told = strategy.run(train_replica, args=(batch,))
         return {name: strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None) for name, value in told.items()}

@@ -14,14 +14,18 @@ from tensorboard.plugins.pr_curve import summary as pr_curve
 
 from data_pipeline.dataset import TrainingData, evaluation_batches
 from data_pipeline.files import write_text
+from data_pipeline.phrases import PhraseData, PhraseSource
 from speech_gru.config import TensorBoardSettings
 from speech_gru.evaluation import Predictions, confusion_figure, picture, worst_indices
 from speech_gru.loop import Monitor
 from speech_gru.memory import peak_memory
 from speech_gru.run import Run
+from speech_gru.transcripts import Transcripts
 
 TRAIN, VALIDATION = "train", "validation"
 """TensorBoard draws the curves of these two folders into one diagram."""
+SHOWN_PHRASES = 20
+"""About so many phrases are shown as said and as recognised."""
 
 
 class TensorBoard(Monitor):
@@ -38,7 +42,7 @@ class TensorBoard(Monitor):
         self,
         folder: Path,
         settings: TensorBoardSettings,
-        data: TrainingData,
+        data: TrainingData | PhraseData,
         epochs: int,
         graph: Callable[[], tf.Graph],
     ):
@@ -86,6 +90,8 @@ class TensorBoard(Monitor):
             for name in ("loss", "accuracy"):
                 tf.summary.scalar(f"epochs/{name}", figures[f"validation_{name}"])
             every = self.settings.image_epochs
+            if isinstance(predictions, Transcripts):
+                show_error_rates(predictions)
             if every and (epoch % every == 0 or epoch == self.epochs):
                 draw_results(predictions)
         self._train.flush()
@@ -110,8 +116,19 @@ class TensorBoard(Monitor):
             tf.summary.image("features/before_and_after_augmentation", _picture(features_figure(before, after)))
 
 
-def draw_results(predictions: Predictions) -> None:
-    """Adds the confusion matrix and each label's recall, as pictures, to the default writer."""
+def show_error_rates(transcripts: Transcripts) -> None:
+    """Adds the error rates and the share of phrases without error to the default writer."""
+    for name in ("word_error_rate", "character_error_rate", "exact"):
+        tf.summary.scalar(f"phrases/{name}", getattr(transcripts, name))
+
+
+def draw_results(predictions: Predictions | Transcripts) -> None:
+    """Adds the confusion matrix and each label's recall, as pictures, to the default writer; of phrases, a table."""
+    if isinstance(predictions, Transcripts):
+        rows = list(zip(predictions.truth, predictions.guesses, strict=True))
+        shown = [f"| {truth} | {guess} |" for truth, guess in rows[:: max(1, len(rows) // SHOWN_PHRASES)]]
+        tf.summary.text("results/phrases", "\n".join(["| said | recognised |", "| --- | --- |", *shown]))
+        return
     for name, draw in (("confusion", confusion_figure), ("recall", recall_figure)):
         tf.summary.image(f"results/{name}", _picture(draw(predictions.labels, predictions.confusions)))
 
@@ -162,6 +179,22 @@ def log_results(run: Run, split: str, predictions: Predictions) -> None:
                 )
                 tf.summary.experimental.write_raw_pb(curve.SerializeToString(), step=0)
         _log_worst(run, split, predictions, settings.worst_clips)
+
+
+def log_transcripts(run: Run, split: str, transcripts: Transcripts, source: PhraseSource) -> None:
+    """The same of a phrase recogniser: error rates, a table, the worst phrases to listen to.
+
+    Args:
+        source: the phrases, in the order of the transcripts.
+    """
+    with _writer(run.folder / "tensorboard" / f"kept_{split}"):
+        show_error_rates(transcripts)
+        draw_results(transcripts)
+        for rank, number in enumerate(transcripts.worst()[: run.config.tensorboard.worst_clips], 1):
+            pcm, _, origin = source.read(0, number)
+            said = f"said {transcripts.truth[number]}, recognised {transcripts.guesses[number]}"
+            audio = pcm[np.newaxis, :, np.newaxis] / np.float32(32768)
+            tf.summary.audio(f"worst/{rank}: {said}: {origin}", audio, run.config.corpus.sample_rate)
 
 
 def _log_worst(run: Run, split: str, predictions: Predictions, count: int) -> None:

@@ -16,11 +16,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from data_pipeline.dataset import TrainingData, evaluation_batches, feature_batches, read_labels
+from data_pipeline.clip_index import ClipIndex
+from data_pipeline.dataset import TrainingData, evaluation_batches, feature_batches
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_text, written_aside
 from data_pipeline.front_end import FrontEnd
 from data_pipeline.manifest import count_rows, read_manifest
+from data_pipeline.phrases import PhraseData
 from data_pipeline.prepare import corpus_settings
 from data_pipeline.settings import CorpusSettings
 from speech_gru.checkpoint import list_checkpoints
@@ -39,7 +41,10 @@ from speech_gru.devices import (
 from speech_gru.evaluation import Predictions
 from speech_gru.loop import DivergenceError, Learner, Monitor, Schedule, TrainingLoop
 from speech_gru.model import build_model, build_recognizer, multiply_adds
-from speech_gru.optimization import build_loss, build_optimizer, class_weights
+from speech_gru.objective import ClassificationObjective, build_objective
+from speech_gru.optimization import build_optimizer, class_weights
+from speech_gru.phrase_training import PhraseValidator, output_labels, phrase_data, training_phrases
+from speech_gru.run import take_encoder
 from speech_gru.step import build_step
 from speech_gru.tensorboard import TensorBoard
 
@@ -54,12 +59,14 @@ class Plan:
     labels: tuple[str, ...]
     clips: dict[str, int]
     """By split."""
+    left_out: list[str]
+    """Training phrases whose text can't be said in the steps that they have, or not with the tokens."""
     label_clips: tuple[int, ...]
     """Training clips of each label."""
     steps_per_epoch: int
     parameters: int
     multiply_adds: int
-    """For one clip, without the front end."""
+    """For one clip, without the front end; for a phrase of corpus.clip_seconds."""
     devices: str
     policy: str
     gru: str
@@ -79,12 +86,17 @@ def plan_training(config: Config, strategy: tf.distribute.Strategy | None = None
     """
     strategy = strategy or choose_strategy()
     shards, batch_size = config.corpus.shards, config.training.batch_size
-    labels, counts = read_labels(shards), count_rows(read_manifest(shards))
+    labels, counts = output_labels(config), count_rows(read_manifest(shards))
     _check_prepared(config.corpus)
     clips = {
         split: sum(count.clips for (s, _), count in counts.items() if s == split)
         for split in ("train", "validation", "test")
     }
+    front_end = FrontEnd.from_settings(config.front_end, config.corpus.sample_rate)
+    left_out = []
+    if config.model.head == "ctc":
+        source = training_phrases(config, labels, front_end)
+        clips["train"], left_out = len(source), source.left_out
     if not clips["train"] or not clips["validation"]:
         raise UserError(
             f"{shards}: {clips['train']} train and {clips['validation']} validation clips; both are needed. "
@@ -105,15 +117,15 @@ def plan_training(config: Config, strategy: tf.distribute.Strategy | None = None
             f"training.batch_size is {batch_size}, which {replicas} devices can't share evenly; "
             f"--set training.batch_size={batch_size // replicas * replicas or replicas}"
         )
-    front_end = FrontEnd.from_settings(config.front_end, config.corpus.sample_rate)
     model = _build(config, front_end, len(labels))
     return Plan(
         labels,
         clips,
+        left_out,
         tuple(counts["train", label].clips for label in labels),
         clips["train"] // batch_size,
         model.count_params(),
-        multiply_adds(model),
+        multiply_adds(model, front_end.frame_count(config.corpus.clip_samples)),
         describe_devices(strategy),
         policy_for(config.training.precision),
         describe_gru(config.training),
@@ -169,8 +181,10 @@ def _train(
     keras.utils.set_random_seed(config.seed)
     front_end = adapted_front_end(config)
     learner, data = build_learner(config, plan, front_end), training_data(config, plan, front_end)
+    if config.training.initial is not None:
+        take_encoder(learner.model, config.training.initial)
     kept = _build(config, front_end, len(plan.labels), cudnn="auto")
-    validate = _Validator(config, plan, front_end, kept)
+    validate = (PhraseValidator if config.model.head == "ctc" else _Validator)(config, plan.labels, front_end, kept)
     shown = TensorBoard(folder / "tensorboard", config.tensorboard, data, config.training.epochs, validate.graph)
     loop = TrainingLoop(
         learner,
@@ -213,7 +227,7 @@ def build_learner(config: Config, plan: Plan, front_end: FrontEnd) -> Learner:
         step = build_step(
             model,
             optimizer,
-            build_loss(settings),
+            build_objective(config),
             clip_norm=settings.clip_norm,
             batch_size=settings.batch_size,
             strategy=strategy,
@@ -222,8 +236,10 @@ def build_learner(config: Config, plan: Plan, front_end: FrontEnd) -> Learner:
     return Learner(model, optimizer, step, strategy)
 
 
-def training_data(config: Config, plan: Plan, front_end: FrontEnd) -> TrainingData:
+def training_data(config: Config, plan: Plan, front_end: FrontEnd) -> TrainingData | PhraseData:
     """What the run learns from."""
+    if config.model.head == "ctc":
+        return phrase_data(config, plan.labels, front_end, plan.steps_per_epoch)
     return TrainingData(
         config.corpus.shards,
         plan.labels,
@@ -274,7 +290,11 @@ def shards_digest(shards: Path) -> str:
 def adapted_front_end(config: Config) -> FrontEnd:
     """The experiment's front end with the statistics of the training split, if it normalises."""
     front_end = FrontEnd.from_settings(config.front_end, config.corpus.sample_rate)
-    if config.front_end.normalize:
+    if config.front_end.normalize and config.corpus.tokens:
+        clips = ClipIndex(config.corpus.shards, "train")
+        chosen = range(0, len(clips), -(-len(clips) // STATISTICS_CLIPS))
+        front_end.adapt(clips.read(number)[np.newaxis] / np.float32(32768) for number in chosen)
+    elif config.front_end.normalize:
         clips = evaluation_batches(config.corpus.shards, "train", config.corpus.clip_samples, batch_size=256)
         front_end.adapt(clips.take(STATISTICS_CLIPS // 256).map(lambda batch: batch["audio"]))
     return front_end
@@ -283,12 +303,13 @@ def adapted_front_end(config: Config) -> FrontEnd:
 class _Validator:
     """Measures weights on the validation clips, in float32 and on one device: what will be kept."""
 
-    def __init__(self, config: Config, plan: Plan, front_end: FrontEnd, model: keras.Model):
-        self.labels, self.model, self.loss = plan.labels, model, build_loss(config.training)
+    def __init__(self, config: Config, labels: tuple[str, ...], front_end: FrontEnd, model: keras.Model):
+        self.labels, self.model = labels, model
+        self.loss = ClassificationObjective(config.training.label_smoothing).loss
         self.batches = feature_batches(
             config.corpus.shards,
             "validation",
-            plan.labels,
+            labels,
             front_end,
             clip_samples=config.corpus.clip_samples,
             batch_size=config.training.validation_batch_size,

@@ -80,8 +80,25 @@ def print_table(table) -> None:
     console.print(table)
 
 
+def print_transcript_metrics(split: str, metrics: dict) -> None:
+    """Prints the figures of speech_gru.transcripts.measure_transcripts."""
+    table = new_table("errors", "said", "substitutions", "deletions", "insertions", "error rate")
+    for unit in ("words", "characters"):
+        counts = metrics[unit]
+        rate = metrics[f"{unit[:-1]}_error_rate"]
+        table.add_row(unit, *(f"{count:,}" for count in counts.values()), f"{rate:.2%}")
+    print_table(table)
+    print(
+        f"{split}: word error rate {metrics['word_error_rate']:.2%}; {metrics['exact']:.1%} of {metrics['phrases']} "
+        "phrases without any error"
+    )
+
+
 def print_metrics(split: str, metrics: dict) -> None:
-    """Prints the figures of speech_gru.evaluation.measure."""
+    """Prints the figures of speech_gru.evaluation.measure, or those of phrases."""
+    if "word_error_rate" in metrics:
+        print_transcript_metrics(split, metrics)
+        return
     table = new_table("label", "clips", "precision", "recall", "F1")
     for label, figures in metrics["labels"].items():
         shares = (f"{figures[name]:.1%}" for name in ("precision", "recall", "f1"))

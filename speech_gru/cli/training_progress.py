@@ -13,6 +13,9 @@ def print_plan(experiment: Config, plan: Plan, folder: Path) -> None:
     settings = experiment.training
     table = new_table(f"training {experiment.name}", "")
     table.add_row("clips", ", ".join(f"{count:,} {split}" for split, count in plan.clips.items()))
+    if plan.left_out:
+        shown = ", ".join(plan.left_out[:3]) + (", ..." if len(plan.left_out) > 3 else "")
+        table.add_row("left out of training", f"{len(plan.left_out)} too short for their text: {shown}")
     table.add_row("labels", str(len(plan.labels)))
     table.add_row("epochs", f"{settings.epochs} of {plan.steps_per_epoch} steps of {settings.batch_size} clips")
     table.add_row("parameters", f"{plan.parameters:,}")

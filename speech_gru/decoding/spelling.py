@@ -4,9 +4,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 from data_pipeline.errors import UserError
-
-KINDS = ("words", "characters", "phonemes")
-"""What a table's tokens are. Words and phonemes have spaces between them; a space is a character."""
+from data_pipeline.tokens import KINDS, split_text
 
 
 def spell(text: str, table: Sequence[str], kind: str) -> tuple[int, ...]:
@@ -24,10 +22,9 @@ def spell(text: str, table: Sequence[str], kind: str) -> tuple[int, ...]:
         UserError: the table lacks tokens that the phrase needs, the phrase is empty, or table or kind are wrong.
     """
     _check(table, kind)
-    words = unicodedata.normalize("NFC", text).split()
-    if not words:
+    parts = split_text(text, kind)
+    if not parts:
         raise UserError(f"expected a phrase of {kind}, got {text!r}; write at least one")
-    parts = list(" ".join(words)) if kind == "characters" else words
     places = {unicodedata.normalize("NFC", token): index for index, token in enumerate(table) if index}
     missing = sorted({part for part in parts if part not in places})
     if missing:

@@ -125,7 +125,7 @@ class TestComplaints:
         assert complaint(text).startswith("mine.yaml: ")
 
     def test_without_a_near_name_all_are_listed(self, complaint):
-        assert "expected one of: units, layers, bidirectional," in complaint("model: {zzz: 3}")
+        assert "expected one of: head, units, layers, bidirectional," in complaint("model: {zzz: 3}")
 
     def test_a_missing_corpus_is_named(self, tmp_path):
         (tmp_path / "x.yaml").write_text("corpus:\n")

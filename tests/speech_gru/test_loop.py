@@ -32,7 +32,8 @@ from speech_gru.loop import (
     TrainingLoop,
     refuse_divergence,
 )
-from speech_gru.optimization import averaged_weights, build_loss, build_optimizer
+from speech_gru.objective import ClassificationObjective
+from speech_gru.optimization import averaged_weights, build_optimizer
 from speech_gru.step import build_step
 from speech_gru.training import dtype_policy
 
@@ -71,7 +72,14 @@ def new_learner(policy: str) -> Learner:
         model = network()
     optimizer = build_optimizer(SETTINGS, STEPS, policy)
     optimizer.build(model.trainable_variables)
-    step = build_step(model, optimizer, build_loss(SETTINGS), clip_norm=1.0, batch_size=BATCH, strategy=strategy)
+    step = build_step(
+        model,
+        optimizer,
+        ClassificationObjective(SETTINGS.label_smoothing),
+        clip_norm=1.0,
+        batch_size=BATCH,
+        strategy=strategy,
+    )
     return Learner(model, optimizer, step, strategy)
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from speech_gru.config import ModelSettings, TrainingSettings
 from speech_gru.model import build_model
-from speech_gru.optimization import averaged_weights, build_loss, build_optimizer, class_weights
+from speech_gru.objective import ClassificationObjective
+from speech_gru.optimization import averaged_weights, build_optimizer, class_weights
 from speech_gru.step import build_step
 from speech_gru.training import dtype_policy
 
@@ -151,14 +152,14 @@ class TestLoss:
         truth = np.array([[1, 0, 0], [0, 0.25, 0.75]], np.float32)  # the second is mixup's
         log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         expected = -((truth * (1 - smoothing) + smoothing / 3) * log_probabilities).sum(axis=1)
-        loss = build_loss(TrainingSettings(label_smoothing=smoothing))(truth, logits)
+        loss = ClassificationObjective(smoothing).loss(truth, logits)
         assert loss.shape == (2,)
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
     @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
     def test_logits_and_loss_are_float32_under_mixed_policies(self, policy):
         with dtype_policy(policy):
-            model, loss = build_model(ModelSettings(units=3), 6, 4, 3), build_loss(TrainingSettings())
+            model, loss = build_model(ModelSettings(units=3), 6, 4, 3), ClassificationObjective(0.1).loss
             assert model.get_layer("pooling").compute_dtype == policy.removeprefix("mixed_")
             logits = model(np.ones((2, 6, 4), np.float32), training=True)
             assert (logits.dtype, loss(np.eye(3)[:2], logits).dtype) == (tf.float32, tf.float32)
@@ -194,12 +195,13 @@ sys.modules["tensorflow"] = None  # importing it fails
 import keras, numpy as np
 from speech_gru.config import ModelSettings, TrainingSettings
 from speech_gru.model import build_model
-from speech_gru.optimization import averaged_weights, build_loss, build_optimizer
+from speech_gru.objective import ClassificationObjective
+from speech_gru.optimization import averaged_weights, build_optimizer
 archive, settings = np.load(sys.argv[1]), TrainingSettings(**{SETTINGS!r})
 assert keras.backend.backend() == sys.argv[2]
 model = build_model(ModelSettings(**{MODEL!r}), 11, 5, 3)
 model.set_weights([archive[f"before_{{index}}"] for index in range(len(model.weights))])
-loss = build_loss(settings)
+loss = ClassificationObjective(settings.label_smoothing).loss
 model.compile(build_optimizer(settings, 4, "float32"), lambda truth, logits: keras.ops.mean(loss(truth, logits)))
 for features, labels, expected in zip(archive["features"], archive["labels"], archive["losses"]):
     model.reset_metrics()  # else it tells the mean of all steps
@@ -220,7 +222,14 @@ def three_steps(tmp_path_factory):
     optimizer.build(model.trainable_variables)
     before = {f"before_{index}": weight for index, weight in enumerate(model.get_weights())}
     strategy = tf.distribute.get_strategy()
-    step = build_step(model, optimizer, build_loss(config), clip_norm=None, batch_size=8, strategy=strategy)
+    step = build_step(
+        model,
+        optimizer,
+        ClassificationObjective(config.label_smoothing),
+        clip_norm=None,
+        batch_size=8,
+        strategy=strategy,
+    )
     losses = [float(step((*batch, np.ones(8, np.float32)))["loss"]) for batch in zip(features, labels, strict=True)]
     assert max(losses) - min(losses) > 1e-2
     after = {f"after_{index}": weight for index, weight in enumerate(averaged_weights(model, optimizer))}

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from speech_gru.config import ModelSettings, TrainingSettings
 from speech_gru.model import build_model
-from speech_gru.optimization import build_loss, build_optimizer
+from speech_gru.objective import ClassificationObjective
+from speech_gru.optimization import build_optimizer
 from speech_gru.step import build_step
 from speech_gru.training import dtype_policy
 
@@ -31,7 +32,7 @@ class Trial:
         self.step = build_step(
             self.model,
             self.optimizer,
-            build_loss(config),
+            ClassificationObjective(config.label_smoothing),
             clip_norm=config.clip_norm,
             batch_size=BATCH,
             strategy=tf.distribute.get_strategy(),
@@ -136,7 +137,14 @@ def test_a_step_whose_gradient_overflows_is_left_out_and_the_scale_halved(clip_n
     optimizer.build(model.trainable_variables)
     optimizer.dynamic_scale.assign(2.0**40)
     strategy = tf.distribute.get_strategy()
-    step = build_step(model, optimizer, build_loss(config), clip_norm=clip_norm, batch_size=BATCH, strategy=strategy)
+    step = build_step(
+        model,
+        optimizer,
+        ClassificationObjective(config.label_smoothing),
+        clip_norm=clip_norm,
+        batch_size=BATCH,
+        strategy=strategy,
+    )
     rng, before = np.random.default_rng(0), model.get_weights()
     batch = rng.normal(0, 1, (BATCH, 4, FEATURES)).astype(np.float32), np.eye(LABELS, dtype=np.float32)[[0, 1, 2] * 2]
     told = {name: float(value) for name, value in step((*batch, np.ones(BATCH, np.float32))).items()}
@@ -163,7 +171,15 @@ def sequence_losses(xla: bool, batches) -> list[dict[str, float]]:
     optimizer = build_optimizer(config, 10, "float32")
     optimizer.build(model.trainable_variables)
     strategy = tf.distribute.get_strategy()
-    step = build_step(model, optimizer, build_loss(config), clip_norm=1.0, batch_size=BATCH, strategy=strategy, xla=xla)
+    step = build_step(
+        model,
+        optimizer,
+        ClassificationObjective(config.label_smoothing),
+        clip_norm=1.0,
+        batch_size=BATCH,
+        strategy=strategy,
+        xla=xla,
+    )
     if xla:  # TensorFlow has XLA's code of such a function alone
         assert "HloModule" in step.experimental_get_compiler_ir(batches[0])()
     return [{name: float(value) for name, value in step(batch).items()} for batch in batches]

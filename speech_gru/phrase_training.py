@@ -1,0 +1,109 @@
+"""What a phrase recogniser (a CTC head) is trained on, and how it is measured while it is trained."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from data_pipeline.clip_index import ClipIndex
+from data_pipeline.compose import ComposedPhrases
+from data_pipeline.dataset import read_labels, read_noise
+from data_pipeline.front_end import FrontEnd
+from data_pipeline.phrases import (
+    PhraseData,
+    PhraseSource,
+    RecordedPhrases,
+    Speller,
+    masked_features,
+    open_recorded,
+    open_usable,
+    padded_batches,
+)
+from speech_gru.config import Config
+from speech_gru.objective import ctc_loss
+from speech_gru.transcripts import Transcripts
+
+
+def output_labels(config: Config) -> tuple[str, ...]:
+    """The model's outputs: labels; for phrases the token table, which begins with the blank.
+
+    Raises:
+        UserError: nothing is prepared.
+    """
+    labels = read_labels(config.corpus.shards)
+    if config.compose is None:
+        return labels
+    return ("", *(label for label in labels if not label.startswith("_")))
+
+
+def token_kind(config: Config) -> str:
+    """What the tokens of a phrase recogniser are, one of data_pipeline.tokens.KINDS."""
+    return config.corpus.tokens or "words"
+
+
+def training_phrases(config: Config, labels: tuple[str, ...], front_end: FrontEnd) -> RecordedPhrases | ComposedPhrases:
+    """The phrases to learn from. Raises UserError if there are none, or none that can be learnt."""
+    shards = config.corpus.shards
+    if config.compose is not None:
+        return ComposedPhrases(
+            ClipIndex(shards, "train"), config.compose, config.corpus.sample_rate, config.seed, config.compose.phrases
+        )
+    fastest = config.augment.speed[1] if config.augment.speed else 1.0
+    return open_usable(shards, Speller(labels, token_kind(config)), front_end, config.model.subsampling, fastest)
+
+
+def measured_phrases(config: Config, split: str) -> PhraseSource:
+    """A split's phrases, all of them, or so many composed ones. Raises UserError if there are none."""
+    if config.compose is None:
+        return open_recorded(config.corpus.shards, split, config.corpus.sample_rate)
+    clips, count = ClipIndex(config.corpus.shards, split), config.compose.validation_phrases
+    return ComposedPhrases(clips, config.compose, config.corpus.sample_rate, 0, count)
+
+
+def phrase_data(config: Config, labels: tuple[str, ...], front_end: FrontEnd, steps_per_epoch: int) -> PhraseData:
+    """What the run learns from, step by step."""
+    return PhraseData(
+        training_phrases(config, labels, front_end),
+        Speller(labels, token_kind(config)),
+        front_end,
+        config.augment,
+        read_noise(config.corpus.shards),
+        config.seed,
+        config.training.batch_size,
+        steps_per_epoch,
+    )
+
+
+class PhraseValidator:
+    """Measures weights on the validation phrases, in float32 and on one device: what will be kept."""
+
+    def __init__(self, config: Config, labels: tuple[str, ...], front_end: FrontEnd, model: keras.Model):
+        self.labels, self.kind, self.model = labels, token_kind(config), model
+        self.subsampling = config.model.subsampling
+        self.spell, source = Speller(labels, self.kind), measured_phrases(config, "validation")
+        self.batches, self.texts, self.origins = [], [], []
+        for batch in padded_batches(source, config.training.validation_batch_size, front_end.fft_size):
+            features, frames = masked_features(front_end, tf.constant(batch.audio), tf.constant(batch.samples))
+            self.batches.append((features.numpy(), frames.numpy(), [self.spell(text) for text in batch.texts]))
+            self.texts += batch.texts
+            self.origins += batch.origins
+        self.logits = tf.function(
+            lambda features, frames: model([features, frames], training=False), reduce_retracing=True
+        )
+
+    def __call__(self, weights: list[np.ndarray]) -> tuple[float, Transcripts]:
+        """The mean of the loss, and what is recognised, with greedy decoding."""
+        self.model.set_weights(weights)
+        losses, log_probs = [], []
+        for features, frames, tokens in self.batches:
+            logits, steps = self.logits(features, frames), frames // self.subsampling
+            padded = tf.ragged.constant(tokens, tf.int32).to_tensor(shape=(None, max(1, *map(len, tokens), 1)))
+            losses.append(ctc_loss(logits, steps, padded, np.array(list(map(len, tokens)), np.int32)).numpy())
+            rows = tf.nn.log_softmax(logits).numpy()
+            log_probs += [row[:count] for row, count in zip(rows, steps, strict=True)]
+        found = Transcripts.decoded(self.labels, self.kind, self.origins, self.texts, log_probs)
+        return float(np.concatenate(losses).mean()), found
+
+    def graph(self) -> tf.Graph:
+        """The model's, features to logits."""
+        features = tf.TensorSpec((1, None, self.model.inputs[0].shape[2]), tf.float32)
+        return self.logits.get_concrete_function(features, tf.TensorSpec((1,), tf.int32)).graph
