@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,8 @@ SAMPLE_RATE = 22050
 _SYNCHRONOUS, _DONT_EXIT, _UTF8 = 2, 0x8000, 1
 _IPA = 2
 _PARAMETERS = {"rate": 1, "volume": 2, "pitch": 3, "range": 4}
+_LANGUAGE_SWITCH = re.compile(r"\([a-z]{2,3}(-[a-z0-9]+)*\)")
+"""Where a voice says a foreign word in its language, such as (en); no phoneme."""
 _OTHER_ALPHABETS = {"en-shaw", "fa-latn"}
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
@@ -22,7 +25,7 @@ def _package():
         import espeakng_loader
     except ImportError:
         raise UserError(
-            'synthetic speech needs the package espeakng-loader of the extra [synth]: pip install ".[synth]"'
+            'speech and phonemes need the package espeakng-loader of the extra [synth]: pip install ".[synth]"'
         ) from None
     return espeakng_loader
 
@@ -60,14 +63,19 @@ def _shared() -> "Espeak":
     return Espeak()
 
 
+@cache
+def _first_voice(accent: str) -> str:
+    """Looking for it reads a hundred files, which isn't for each of a corpus's texts."""
+    return next(iter(accents(accent).values()))
+
+
 def phonemes(text: str, accent: str) -> str:
     """The phonemes of a text as an accent such as en-us says them, in IPA without stress, with spaces between them.
 
     Raises:
         UserError: espeakng-loader isn't installed or can't be loaded, or no voice speaks the accent.
     """
-    voice = next(iter(accents(accent).values()))
-    return _shared().phonemes(text, voice)
+    return _shared().phonemes(text, _first_voice(accent))
 
 
 class Espeak:
@@ -136,7 +144,7 @@ class Espeak:
             said = self._library.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, _IPA | ord("_") << 8)
             clauses.append((said or b"").decode())
         spaced = " ".join(clauses).translate({ord("_"): " ", ord("ˈ"): "", ord("ˌ"): ""})
-        return " ".join(spaced.split())
+        return " ".join(_LANGUAGE_SWITCH.sub(" ", spaced).split())
 
     def _collect(self, samples, count, _events) -> int:
         if samples and count > 0:

@@ -15,12 +15,17 @@ from collections.abc import Callable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
+import numpy as np
+
 from data_pipeline.errors import UserError
 from speech_gru.decoding.acceptor import Acceptor, Network
 from speech_gru.decoding.checks import as_tokens
 
 NAME = r"[^<>\[\]]+"
 PIECE = re.compile(rf"\s*(?:<(?P<reference>{NAME})>|(?P<bracket>[\[\]])|(?P<word>[^\s<>\[\]]+)|(?P<wrong>\S))")
+
+LONGEST_SENTENCE = 64
+"""Words of a drawn sentence: rules that refer to one another twice each would make one that never ends."""
 
 
 class Reference(NamedTuple):
@@ -58,15 +63,66 @@ def acceptor_of_grammar(
     Raises:
         UserError: a rule is unknown, empty, refers to itself, or is no alternatives in this syntax; or pronounce's.
     """
-    parsed = {name: _parse_rule(name, alternatives) for name, alternatives in rules.items()}
-    if start not in parsed:
-        raise UserError(f"expected the rule to start from among {_names(parsed)}, got {start!r}; add or rename it")
-    _check_references(parsed)
+    parsed = _parse_rules(rules, start)
     builder = _Builder(parsed, pronounce, separator)
     network = builder.network
     source, final = network.state(), network.state()
     network.arc(builder.rule(start, source), None, final)
     return network.determinize(network.without_first(source, final, separator), final)
+
+
+class Sentences:
+    """Draws from what the rule `start` expands to: alternatives alike likely, optional parts said half of the time.
+
+    Args:
+        rules: as for acceptor_of_grammar.
+        start: a rule's name.
+
+    Raises:
+        UserError: a rule is unknown, empty, refers to itself, or is no alternatives in this syntax; a sentence may have
+            more words than LONGEST_SENTENCE.
+    """
+
+    def __init__(self, rules: Mapping[str, Sequence[str]], start: str):
+        self._rules, self._start = _parse_rules(rules, start), start
+        if (longest := self._longest([Reference(start)], {})) > LONGEST_SENTENCE:
+            raise UserError(
+                f"rule <{start}>: expected sentences of at most {LONGEST_SENTENCE} words, got up to {longest}; "
+                "leave parts out"
+            )
+        every = _flat([item for alternatives in self._rules.values() for items in alternatives for item in items])
+        self.words = frozenset(item for item in every if isinstance(item, str))
+        """All words of all rules."""
+
+    def draw(self, generator: np.random.Generator) -> list[str]:
+        """A sentence's words; none, if all that it has may be left out."""
+        return self._expand([Reference(self._start)], generator)
+
+    def _longest(self, items: list, known: dict[str, int]) -> int:
+        """Words of the longest sentence; `known` are those of rules."""
+        count = 0
+        for item in items:
+            if isinstance(item, OptionalPart):
+                count += self._longest(item.items, known)
+            elif not isinstance(item, Reference):
+                count += 1
+            else:
+                if item.name not in known:
+                    known[item.name] = max(self._longest(items, known) for items in self._rules[item.name])
+                count += known[item.name]
+        return count
+
+    def _expand(self, items: list, generator: np.random.Generator) -> list[str]:
+        words = []
+        for item in items:
+            if isinstance(item, Reference):
+                alternatives = self._rules[item.name]
+                words += self._expand(alternatives[generator.integers(len(alternatives))], generator)
+            elif not isinstance(item, OptionalPart):
+                words.append(item)
+            elif generator.random() < 0.5:
+                words += self._expand(item.items, generator)
+        return words
 
 
 class _Builder:
@@ -106,6 +162,15 @@ class _Builder:
         if not tokens or set(tokens) & set(self._between):
             raise UserError(f"rule <{name}>: expected tokens of {word!r}, none of them the separator, got {tokens}")
         return tokens
+
+
+def _parse_rules(rules: Mapping[str, Sequence[str]], start: str) -> dict[str, list[list]]:
+    """Each rule's alternatives, as items; all of them are checked."""
+    parsed = {name: _parse_rule(name, alternatives) for name, alternatives in rules.items()}
+    if start not in parsed:
+        raise UserError(f"expected the rule to start from among {_names(parsed)}, got {start!r}; add or rename it")
+    _check_references(parsed)
+    return parsed
 
 
 def _parse_rule(name: str, alternatives: Sequence[str]) -> list[list]:
@@ -155,13 +220,15 @@ def _check_references(rules: dict[str, list[list]]) -> None:
 
 
 def _references(items: list) -> list[str]:
-    names = []
+    return [item.name for item in _flat(items) if isinstance(item, Reference)]
+
+
+def _flat(items: list) -> list:
+    """Words and References, those of optional parts too."""
+    flat = []
     for item in items:
-        if isinstance(item, Reference):
-            names.append(item.name)
-        elif isinstance(item, OptionalPart):
-            names += _references(item.items)
-    return names
+        flat += _flat(item.items) if isinstance(item, OptionalPart) else [item]
+    return flat
 
 
 def _names(rules: dict[str, list[list]]) -> str:

@@ -1,10 +1,13 @@
+import os
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from data_pipeline import espeak
 from data_pipeline.errors import UserError
-from data_pipeline.espeak import SAMPLE_RATE, Espeak, accents
+from data_pipeline.espeak import SAMPLE_RATE, Espeak, accents, phonemes
 
 pytest.importorskip("espeakng_loader", reason="needs the extra [synth]")
 
@@ -41,16 +44,30 @@ def test_package_missing(monkeypatch):
         Espeak()
 
 
-def test_library_or_data_missing(monkeypatch, tmp_path):
+def test_library_missing(monkeypatch, tmp_path):
     import espeakng_loader
 
-    monkeypatch.setattr(espeakng_loader, "get_data_path", lambda: str(tmp_path / "espeak-ng-data"))
-    monkeypatch.delenv("ESPEAK_DATA_PATH", raising=False)
-    with pytest.raises(UserError, match="can't read its data"):
-        Espeak()
     monkeypatch.setattr(espeakng_loader, "get_library_path", lambda: str(tmp_path / "none.so"))
     with pytest.raises(UserError, match="can't be loaded"):
         Espeak()
+
+
+def test_data_missing(tmp_path):
+    program = """
+import sys
+import espeakng_loader
+from data_pipeline.errors import UserError
+from data_pipeline.espeak import Espeak
+espeakng_loader.get_data_path = lambda: sys.argv[1]
+try:
+    Espeak()
+except UserError as error:
+    print(error)
+"""  # a process of its own: the library that has read its data once goes on with them
+    environment = {name: value for name, value in os.environ.items() if name != "ESPEAK_DATA_PATH"}
+    command = [sys.executable, "-c", program, str(tmp_path / "espeak-ng-data")]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert "can't read its data" in result.stdout, result.stderr
 
 
 def test_says_words_of_a_likely_length(synthesiser):
@@ -92,3 +109,34 @@ def test_parameters_are_obeyed(synthesiser):
 def test_voices_that_do_not_exist(synthesiser):
     with pytest.raises(ValueError, match="gmw/none"):
         synthesiser.say("go", "gmw/none+f1", 1)
+
+
+class TestPhonemes:
+    """Against dictionaries: Wells, Longman Pronunciation Dictionary; Duden, Aussprachewörterbuch."""
+
+    @pytest.mark.parametrize(
+        ("text", "accent", "expected"),
+        [
+            ("church", "en-gb", "tʃ ɜː tʃ"),
+            ("Judge, judge!", "en-gb", "dʒ ʌ dʒ dʒ ʌ dʒ"),
+            ("yes\nno", "en-us", "j ɛ s n oʊ"),
+            ("", "en-us", ""),
+            ("...", "en-us", ""),
+        ],
+    )
+    def test_words(self, text, accent, expected):
+        assert phonemes(text, accent) == expected
+
+    def test_no_sign_for_a_foreign_word(self):
+        """espeak-ng puts (en) before what it says in English: no phoneme."""
+        assert phonemes("Jeans", "de") == "dʒ iː n z"
+        assert not set("()") & set(phonemes("football weekend", "fr-fr"))
+
+    def test_the_voices_are_looked_for_once(self, monkeypatch):
+        phonemes("go", "en-us")
+        monkeypatch.setattr(espeak, "accents", lambda accent: pytest.fail("looked for again"))
+        assert phonemes("stop", "en-us")
+
+    def test_no_such_language(self):
+        with pytest.raises(UserError, match="no voice of espeak-ng speaks 'klingon'"):
+            phonemes("go", "klingon")

@@ -17,6 +17,7 @@ from speech_gru.decoding import (
     spell,
     text_of,
 )
+from speech_gru.decoding.grammar import LONGEST_SENTENCE, Sentences
 
 few = settings(max_examples=60, deadline=None)
 sequences = st.lists(st.lists(st.integers(1, 2), min_size=1, max_size=3).map(tuple), min_size=1, max_size=4)
@@ -99,6 +100,26 @@ def parts_of_grammar(draw, depth=2):
     return " ".join(text), said, rules
 
 
+FAULTY_RULES = [
+    ({}, "from among no rules, got 'start'"),
+    ({"anfang": ["an"]}, "from among <anfang>, got 'start'"),
+    ({"start": []}, "<start>: expected a list of alternatives"),
+    ({"start": "an"}, "<start>: expected a list of alternatives"),
+    ({"start": ["an", " "]}, "<start>: expected words"),
+    ({"start": ["[]"]}, "see ']'"),
+    ({"start": ["an ] aus"]}, "see ']'"),
+    ({"start": ["an [aus"]}, "each bracket closed"),
+    ({"start": ["an <aus"]}, "see '<'"),
+    ({"start": ["<>"]}, "see '<'"),
+    ({"<start>": ["an"]}, "without brackets"),
+    ({"start": ["[<ort>]"], "andere": ["an"]}, "<start> refers to <ort>, .* among <start>, <andere>"),
+    ({"start": ["an"], "b": ["<c>"]}, "<b> refers to <c>"),
+    ({"start": ["an <start>"]}, "got <start> -> <start>; write out"),
+    ({"start": ["<b>"], "b": ["aus [<c>]"], "c": ["an", "<b>"]}, "got (<b> -> <c> -> <b>|<c> -> <b> -> <c>);"),
+]
+"""Rules, `start` the first, with what is said of them."""
+
+
 def letters(word):
     return spell(word, LETTERS, "characters")
 
@@ -139,21 +160,7 @@ class TestGrammar:
     @pytest.mark.parametrize(
         ("rules", "message"),
         [
-            ({}, "from among no rules, got 'start'"),
-            ({"anfang": ["an"]}, "from among <anfang>, got 'start'"),
-            ({"start": []}, "<start>: expected a list of alternatives"),
-            ({"start": "an"}, "<start>: expected a list of alternatives"),
-            ({"start": ["an", " "]}, "<start>: expected words"),
-            ({"start": ["[]"]}, "see ']'"),
-            ({"start": ["an ] aus"]}, "see ']'"),
-            ({"start": ["an [aus"]}, "each bracket closed"),
-            ({"start": ["an <aus"]}, "see '<'"),
-            ({"start": ["<>"]}, "see '<'"),
-            ({"<start>": ["an"]}, "without brackets"),
-            ({"start": ["[<ort>]"], "andere": ["an"]}, "<start> refers to <ort>, .* among <start>, <andere>"),
-            ({"start": ["an"], "b": ["<c>"]}, "<b> refers to <c>"),
-            ({"start": ["an <start>"]}, "got <start> -> <start>; write out"),
-            ({"start": ["<b>"], "b": ["aus [<c>]"], "c": ["an", "<b>"]}, "got (<b> -> <c> -> <b>|<c> -> <b> -> <c>);"),
+            *FAULTY_RULES,
             ({"start": ["tür"]}, "rule <start>: phrase 'tür' needs words that the token table lacks: 'tür'"),
         ],
     )
@@ -174,6 +181,54 @@ class TestGrammar:
         rules = {f"r{number}": [f"<r{number + 1}> an <r{number + 1}>"] for number in range(40)} | {"r40": ["an"]}
         with pytest.raises(UserError, match="at most 100000 states"):
             acceptor_of_grammar(rules, "r0", lambda word: (1,))
+
+
+class TestSentences:
+    @few
+    @given(parts_of_grammar())
+    def test_no_other_than_the_rules_expand_to(self, part):
+        text, said, rules = part
+        rules = {name: alternatives for name, (alternatives, _) in rules.items()}
+        sentences, generator = Sentences({"start": [text], **rules}, "start"), np.random.default_rng(0)
+        for _ in range(20):
+            assert " ".join(sentences.draw(generator)) in said
+
+    def test_how_often(self):
+        """Alternatives alike often, optional parts half of the time; 4000 draws, 5 standard deviations."""
+        rules = {"start": ["an [bitte [sofort]]", "<ort>", "<ort>"], "ort": ["hier", "da"]}
+        sentences, generator = Sentences(rules, "start"), np.random.default_rng(1)
+        drawn = [" ".join(sentences.draw(generator)) for _ in range(4000)]
+        expected = {"an": 1 / 6, "an bitte": 1 / 12, "an bitte sofort": 1 / 12, "hier": 1 / 3, "da": 1 / 3}
+        assert set(drawn) == set(expected)
+        for sentence, share in expected.items():
+            assert abs(drawn.count(sentence) - 4000 * share) < 5 * np.sqrt(4000 * share * (1 - share))
+
+    def test_the_same_generator_draws_the_same(self):
+        sentences = Sentences({"start": ["[a] [b] <c>"], "c": ["d", "e", "f"]}, "start")
+        first, second = ([sentences.draw(g) for _ in range(50)] for g in map(np.random.default_rng, (3, 3)))
+        assert first == second
+        assert [] not in first
+
+    def test_a_sentence_without_words(self):
+        sentences, generator = Sentences({"start": ["[an]"]}, "start"), np.random.default_rng(0)
+        assert {tuple(sentences.draw(generator)) for _ in range(50)} == {(), ("an",)}
+
+    def test_the_words_of_all_rules(self):
+        rules = {"start": ["licht [sofort <ort>]", "an"], "ort": ["hier"], "nie": ["ungesagt"]}
+        assert Sentences(rules, "start").words == {"licht", "sofort", "an", "hier", "ungesagt"}
+
+    @pytest.mark.parametrize(("rules", "message"), FAULTY_RULES)
+    def test_rules_that_are_none(self, rules, message):
+        with pytest.raises(UserError, match=message):
+            Sentences(rules, "start")
+
+    def test_sentences_that_are_too_long(self):
+        rules = {f"r{number}": [f"<r{number + 1}> an [<r{number + 1}>]"] for number in range(40)} | {"r40": ["an"]}
+        with pytest.raises(UserError, match=rf"rule <r0>: .* at most 64 words, got up to {2**41 - 1}"):
+            Sentences(rules, "r0")
+        Sentences({"start": ["an " * LONGEST_SENTENCE]}, "start")
+        with pytest.raises(UserError, match="got up to 65"):
+            Sentences({"start": ["an " * LONGEST_SENTENCE + "[<b>]"], "b": ["aus"]}, "start")
 
 
 class TestSpelling:
