@@ -120,6 +120,11 @@ class Speed(_Augmentation):
         played = self._play(audio, drawn, step, tf.zeros_like(step), samples)
         return played, tf.minimum(samples, lengths * self._BLOCK // step)
 
+    @classmethod
+    def shortened(cls, samples: int, factor: float) -> int:
+        """How long so many samples are for `from_start`, played at the nearest factor that there is."""
+        return samples * cls._BLOCK // round(factor * cls._BLOCK)
+
     def _draw(self, audio: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
         """Each clip's factor, by its place among them and as input samples to a block: int32 (batch,) both."""
         drawn = tf.random.stateless_uniform((tf.shape(audio)[0],), seed, 0, len(self._steps), tf.int32)
@@ -162,12 +167,11 @@ class BackgroundNoise(_Augmentation):
         """`lengths`: int32 (batch,), the clips' own, after which come zeros; None: all as long as the batch."""
         cut_seed, chosen_seed, snr_seed = tf.unstack(tf.random.split(seed, 3))
         noise = _cut(self._rows, audio, cut_seed)
+        if lengths is not None:  # so both powers are over the clip's own samples, but for a factor
+            noise *= tf.sequence_mask(lengths, tf.shape(audio)[1], tf.float32)
         chosen = _uniform(audio, chosen_seed, 0, 1) < self.probability
         snr = 10 ** (_uniform(audio, snr_seed, self.low_snr_db, self.high_snr_db) / 10)
-        power = _power(audio)
-        if lengths is not None:
-            power *= tf.cast(tf.shape(audio)[1] / tf.maximum(lengths, 1), tf.float32)[:, None]
-        level = tf.sqrt(tf.math.divide_no_nan(power, _power(noise) * snr))
+        level = tf.sqrt(tf.math.divide_no_nan(_power(audio), _power(noise) * snr))
         return audio + noise * tf.where(chosen, level, 0)
 
 

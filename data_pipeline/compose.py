@@ -1,31 +1,43 @@
 """Phrases composed of single words' clips: a phrase recogniser from a folder of words."""
 
+import difflib
+import unicodedata
 from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
+import soundfile
 
+from data_pipeline.audio import AudioError, to_pcm16
 from data_pipeline.clip_index import ClipIndex
 from data_pipeline.errors import UserError
+from data_pipeline.files import written_aside
 from data_pipeline.labels import SILENCE, UNKNOWN
-from data_pipeline.settings import ComposeSettings
+from data_pipeline.manifest import write_table
+from data_pipeline.noise import NOISE_MINUTES, find_noise, noise_stretch, read_stretch
+from data_pipeline.settings import ComposeSettings, CorpusSettings
 
 _LEVEL = 0.05 * 32768
 """Root mean square of a word at 0 dB."""
 _AUDIBLE_DB = -25.0
 _BLOCK_SECONDS, _MARGIN_SECONDS, _FADE_SECONDS = 0.01, 0.05, 0.01
+_EDGE_SECONDS = 0.1
+"""Of zeros before and after a phrase, beside the gaps."""
 
 
 class ComposedPhrases:
     """Phrases of drawn words, each said by a drawn clip, with drawn gaps and levels. A PhraseSource.
 
-    A phrase is a function of (seed, epoch, number). Each word is as likely as the others, however many clips it has.
+    A phrase is a function of (seed, epoch, number). Each word is as likely as the others, however many clips it has;
+    those of a grammar are as likely as it makes them. Silence has the level of its clip.
 
     Args:
         clips: of words; those of `_unknown_` and `_silence_` may be among them.
         count: phrases of an epoch.
 
     Raises:
-        UserError: there are no words.
+        UserError: there are no words, or one that would be two in a phrase; or the grammar is none, or has other words.
     """
 
     def __init__(self, clips: ClipIndex, settings: ComposeSettings, sample_rate: int, seed: int, count: int):
@@ -37,6 +49,12 @@ class ComposedPhrases:
         self._words = [label for label in self._by_label if not label.startswith("_")]
         if not self._words:
             raise UserError("compose: the corpus has no clips of words; expected a folder a word")
+        if split := [word for word in self._words if " " in word]:
+            raise UserError(
+                f"compose: expected labels without a space, got {split[0]!r}, several words of a phrase; "
+                f"call it {split[0].replace(' ', '-')!r}, or let corpus.words leave it out"
+            )
+        self._sentence = None if settings.grammar is None else self._sentences(settings.grammar)
         self.left_out: list[str] = []
         """None is too short for its text."""
 
@@ -52,32 +70,64 @@ class ComposedPhrases:
         generator, labels = self._draw(epoch, number)
         numbers = [int(generator.choice(self._by_label[label])) for label in labels]
         text = " ".join(label for label in labels if not label.startswith("_"))
-        audio = self._join([self._clips.read(number) for number in numbers], generator)
+        audio = self._join(numbers, generator)
         return audio, text, " ".join(self._clips.rows[number].path for number in numbers)
 
+    def _sentences(self, grammar: dict[str, Sequence[str]]) -> Callable[[np.random.Generator], list[str]]:
+        """Draws a sentence's words."""
+        from speech_gru.decoding.grammar import Sentences  # the decoders are on top of this package, not below it
+
+        if not grammar:
+            raise UserError("compose.grammar: expected a rule at least, got none; leave it out for any words")
+        rules = {_composed(name): [_composed(text) for text in rule] for name, rule in grammar.items()}
+        try:
+            sentences = Sentences(rules, next(iter(rules)))
+        except UserError as error:
+            raise UserError(f"compose.grammar: {error}") from None
+        for word in sorted(sentences.words - set(self._words)):
+            near = difflib.get_close_matches(word, self._words, 1)
+            hint = f"the nearest is {near[0]!r}" if near else f"it has: {', '.join(sorted(self._words)[:20])}"
+            raise UserError(f"compose.grammar: no {self._clips.rows[0].split} clip is of the word {word!r}; {hint}")
+        return sentences.draw
+
     def _draw(self, epoch: int, number: int) -> tuple[np.random.Generator, list[str]]:
+        """What the rest of the phrase is drawn from, and its labels."""
         generator = np.random.default_rng((self._seed, epoch, number))
-        low, high = self._settings.words
-        count = int(generator.integers(low, high + 1))
-        if not count:
+        if self._sentence is not None:
+            labels = self._sentence(generator)
+        else:
+            low, high = self._settings.words
+            labels = [str(label) for label in generator.choice(self._words, generator.integers(low, high + 1))]
+        if not labels:
             return generator, [SILENCE] if SILENCE in self._by_label else []
-        labels = [str(label) for label in generator.choice(self._words, count)]
-        unknown = generator.random(count) < self._settings.unknown_probability
+        unknown = generator.random(len(labels)) < self._settings.unknown_probability
         if UNKNOWN in self._by_label:
             labels = [UNKNOWN if other else label for label, other in zip(labels, unknown, strict=True)]
         return generator, labels
 
-    def _join(self, clips: list[np.ndarray], generator: np.random.Generator) -> np.ndarray:
-        """The clips one after the other, each from its first audible sample to its last: (samples,) int16."""
+    def _join(self, numbers: list[int], generator: np.random.Generator) -> np.ndarray:
+        """These clips one after the other, as _word cuts them: (samples,) int16."""
         settings, rate = self._settings, self._sample_rate
-        gaps = generator.uniform(*settings.gap_ms, len(clips) + 1) * rate / 1000
-        levels = 10 ** (generator.uniform(*settings.level_db, len(clips)) / 20)
-        parts = [np.zeros(round(gaps[0]) + round(0.1 * rate), np.float32)]
-        for clip, gap, level in zip(clips, gaps[1:], levels, strict=True):
-            word = audible(clip.astype(np.float32), rate)
-            parts += [word * (level * _LEVEL / max(1.0, np.sqrt(np.mean(word**2)))), np.zeros(round(gap), np.float32)]
-        parts.append(np.zeros(round(0.1 * rate), np.float32))
+        edge = round(_EDGE_SECONDS * rate)
+        gaps = np.round(generator.uniform(*settings.gap_ms, len(numbers) + 1) * rate / 1000).astype(int)
+        levels = 10 ** (generator.uniform(*settings.level_db, len(numbers)) / 20)
+        parts = [np.zeros(edge + gaps[0], np.float32)]
+        for number, gap, level in zip(numbers, gaps[1:], levels, strict=True):
+            parts += [self._word(number, level), np.zeros(gap, np.float32)]
+        parts.append(np.zeros(edge, np.float32))
         return np.clip(np.round(np.concatenate(parts)), -32768, 32767).astype(np.int16)
+
+    def _word(self, number: int, level: float) -> np.ndarray:
+        """A clip from its first audible sample to its last, at this level against 0 dB; silence as it is."""
+        clip = self._clips.read(number).astype(np.float32)
+        if self._clips.rows[number].label == SILENCE:
+            return clip
+        word = audible(clip, self._sample_rate)
+        return word * np.float32(level * _LEVEL / max(1.0, np.sqrt(np.mean(word**2))))
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def audible(clip: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -97,3 +147,85 @@ def audible(clip: np.ndarray, sample_rate: int) -> np.ndarray:
     word[:fade] *= ramp
     word[len(word) - fade :] *= ramp[::-1]
     return word
+
+
+def split_noise(settings: CorpusSettings, split: str) -> list[np.ndarray]:
+    """A split's stretches of the corpus's noise recordings, (samples,) int16 each; of long ones the beginning.
+
+    Raises:
+        UserError: the corpus has no recordings of which any can be used.
+    """
+    root, notes, found = settings.path if settings.path.is_dir() else settings.path.parent, [], []
+    recordings = find_noise(root, settings.noise, notes)
+    for path, seconds in recordings.items():
+        start, end = noise_stretch(seconds, split, settings)
+        longest = min(end - start, NOISE_MINUTES * 60 / len(recordings))
+        try:
+            found.append(to_pcm16(read_stretch(path, start, longest, settings.sample_rate)))
+        except AudioError as error:
+            notes.append(f"{path}: {error}")
+    if not found:
+        reason = f" ({notes[0]})" if notes else ""
+        raise UserError(f"{settings.path} has no noise recordings for the {split} split{reason}; give --noise FOLDER")
+    return found
+
+
+def add_noise(
+    audio: np.ndarray, noise: Sequence[np.ndarray], snr_db: float, generator: np.random.Generator
+) -> np.ndarray:
+    """A phrase in a drawn cut of a drawn recording, repeated if it is too short: (samples,) int16.
+
+    The signal-to-noise ratio is that of the mean powers over the whole phrase; silence counts as a word at 0 dB.
+
+    Args:
+        audio: (samples,) int16.
+        noise: recordings, (samples,) int16 or float32; their levels are of no matter.
+    """
+    recording = noise[generator.integers(len(noise))]
+    start = generator.integers(max(1, len(recording) - len(audio) + 1))
+    cut = np.resize(recording[start : start + len(audio)], len(audio)).astype(np.float64)
+    wanted = np.mean(audio.astype(np.float64) ** 2) or _LEVEL**2
+    factor = np.sqrt(wanted / (np.mean(cut**2) or 1.0)) * 10 ** (-snr_db / 20)
+    return np.clip(np.round(audio + factor * cut), -32768, 32767).astype(np.int16)
+
+
+def write_phrases(
+    phrases: ComposedPhrases,
+    out: Path,
+    split: str,
+    sample_rate: int,
+    *,
+    seed: int = 0,
+    noise: Sequence[np.ndarray] = (),
+    snr_db: float = 0.0,
+    progress: Callable[[int, int | None], None] = lambda done, total: None,
+) -> None:
+    """Writes a folder of WAV files and manifest.csv (path, text, split): all of it, or nothing if that fails.
+
+    A phrase without a word has the text `_silence_`, which is how a corpus says so.
+
+    Args:
+        out: a new or empty folder.
+        seed: of the noise.
+        noise: as for add_noise; none: the phrases are written as they are.
+
+    Raises:
+        UserError: `out` holds something, or can't be written.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} exists and isn't an empty folder; give a new one, or delete it first")
+
+    def rows(folder: Path) -> Iterator[tuple[str, str, str]]:
+        progress(0, len(phrases))
+        for number in range(len(phrases)):
+            audio, text, _ = phrases.read(0, number)
+            if len(noise):
+                audio = add_noise(audio, noise, snr_db, np.random.default_rng((seed, 1, number)))
+            name = f"{number:05d}.wav"
+            soundfile.write(folder / name, audio, sample_rate, subtype="PCM_16")
+            yield name, text or SILENCE, split
+            progress(number + 1, len(phrases))
+
+    with written_aside(out) as aside:
+        aside.mkdir()
+        write_table(aside / "manifest.csv", ("path", "text", "split"), rows(aside))

@@ -91,7 +91,7 @@ def read_corpus(settings: CorpusSettings, *, for_test: bool = False) -> Corpus:
         notes += split_notes
         clips = list(_give_speakers(clips, settings))
         _require_words(settings.words, {clip.word for clip in clips})
-    words, clips = _label(clips, settings, notes) if settings.tokens is None else _label_phrases(clips)
+    words, clips = _label(clips, settings, notes) if settings.tokens is None else _label_phrases(clips, notes)
     noise = find_noise(root, settings.noise, notes)
     clips += _cut_silence(noise, clips, root, settings, notes)
     labels = {clip.label for clip in clips}
@@ -279,10 +279,13 @@ def _label(clips: list[Clip], settings: CorpusSettings, notes: list[str]) -> tup
     return words, list(_limit_unknown(labelled, settings.unknown_share, notes))
 
 
-def _label_phrases(clips: list[Clip]) -> tuple[tuple[str, ...], list[Clip]]:
-    """All clips with their texts; what the corpus calls silence has none."""
+def _label_phrases(clips: list[Clip], notes: list[str]) -> tuple[tuple[str, ...], list[Clip]]:
+    """All clips with their texts; what the corpus calls silence has none, and other speech without a text is no use."""
     silence = {"label": SILENCE, "text": ""}
-    return (), [replace(clip, **(silence if clip.word == SILENCE else {"label": PHRASE})) for clip in clips]
+    known = [clip for clip in clips if clip.text != UNKNOWN]
+    if len(known) < len(clips):
+        notes.append(f"{len(clips) - len(known)} clips of {UNKNOWN} left out: nothing says what is spoken there")
+    return (), [replace(clip, **(silence if clip.word == SILENCE else {"label": PHRASE})) for clip in known]
 
 
 def _refuse_case_twins(present: Counter, words: Iterable[str]) -> None:

@@ -266,7 +266,9 @@ def open_recorded(shards: Path, split: str, sample_rate: int) -> RecordedPhrases
 
 
 def open_usable(shards: Path, spell: Speller, front_end: FrontEnd, subsampling: int, fastest: float) -> RecordedPhrases:
-    """The training phrases that can be learnt: with a token at least, in the table, and time enough to say them.
+    """The training phrases that can be learnt: all of their tokens are in the table, with time enough to say them.
+
+    Silence, whose text is empty, is one.
 
     Args:
         subsampling: frames to a step.
@@ -277,7 +279,7 @@ def open_usable(shards: Path, spell: Speller, front_end: FrontEnd, subsampling: 
     """
 
     def is_usable(samples: int, text: str) -> bool:
-        frames = max(0, (int(samples / fastest) - front_end.fft_size) // front_end.hop + 1)
+        frames = max(0, (Speed.shortened(samples, fastest) - front_end.fft_size) // front_end.hop + 1)
         return spell.is_complete(text) and steps_needed(spell(text)) <= frames // subsampling
 
     phrases = RecordedPhrases(ClipIndex(shards, "train"), front_end.sample_rate, is_usable)

@@ -80,7 +80,7 @@ def _prepare(settings: CorpusSettings, progress: Progress, for_test: bool) -> Pr
     _refuse_foreign_folder(folder, settings.path)
     corpus = read_corpus(settings, for_test=for_test)
     if settings.tokens == "phonemes":
-        corpus.clips[:] = [replace(clip, text=phonemes_of(clip.text, settings.language)) for clip in corpus.clips]
+        _pronounce(corpus, settings.language)
     todo = {_key(clip): _stamp(clip, corpus.root) for clip in corpus.clips}
     corpus.clips.clear()
     (folder / "manifest.csv").unlink(missing_ok=True)  # until all shards are there, nobody shall train on some of them
@@ -96,6 +96,14 @@ def _prepare(settings: CorpusSettings, progress: Progress, for_test: bool) -> Pr
         np.save(file, noise)
     write_text(folder / "corpus.json", json.dumps(corpus_settings(settings), indent=2, ensure_ascii=False) + "\n")
     return _merge(folder, corpus, new, settings.tokens, for_test)
+
+
+def _pronounce(corpus: Corpus, language: str) -> None:
+    """Puts phonemes in the texts' place; sets aside what has none, such as "...", which would be learnt as silence."""
+    clips = [replace(clip, text=phonemes_of(clip.text, language)) for clip in corpus.clips]
+    mute = {clip.path: clip.word for clip in clips if clip.label == PHRASE and not clip.text}
+    corpus.rejected.extend((path, f"its text has no phonemes: {word!r}") for path, word in mute.items())
+    corpus.clips[:] = [clip for clip in clips if clip.path not in mute]
 
 
 def corpus_settings(settings: CorpusSettings) -> dict:
@@ -335,13 +343,13 @@ def _decode(row: Row, root: Path, settings: CorpusSettings) -> tuple[np.ndarray 
         if row.label == SILENCE:
             samples = read_stretch(path, row.start, settings.clip_seconds, rate) * np.float32(row.gain)
         else:
-            longest = settings.clip_seconds if settings.tokens else settings.max_seconds
+            longest = min(settings.clip_seconds, settings.max_seconds) if settings.tokens else settings.max_seconds
             samples = load_audio(path, rate, min_seconds=settings.min_seconds, max_seconds=longest)
             sha256 = _sha256(path)
     except (AudioError, OSError) as error:
         return None, replace(row, reason=str(error) if isinstance(error, AudioError) else f"unreadable: {error}")
     row = replace(row, seconds=round(len(samples) / rate, 4), sha256=sha256)
-    return to_pcm16(samples if row.label == PHRASE else fit_length(samples, settings.clip_samples)), row
+    return to_pcm16(samples if settings.tokens else fit_length(samples, settings.clip_samples)), row
 
 
 def _sha256(path: str) -> str:

@@ -16,6 +16,7 @@ import typer
 from data_pipeline.errors import Interrupted, UserError
 from speech_gru.cli import (
     benchmark,
+    compose,
     download,
     evaluate,
     export,
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (download, synth, prepare, train, sweep, evaluate, export, inspect, recognize, listen, summary):
+for module in (download, synth, prepare, compose, train, sweep, evaluate, export, inspect, recognize, listen, summary):
     verb = module.__name__.rpartition(".")[2]
     app.command(verb, no_args_is_help=module is not listen)(getattr(module, verb))
 app.add_typer(benchmark.benchmark, name="benchmark")

@@ -191,6 +191,63 @@ def test_faster_speech_does_not_fold_over():
     assert power(np.array(Speed(2, 2)(tone[None], seeded()))[0, 5000:11000]) < 1e-6
 
 
+class TestSpeedFromTheStart:
+    """Clips of lengths of their own, in a batch of 12000 samples with zeros after each."""
+
+    LENGTHS = (12000, 8001, 3000)
+
+    def play(self, low: float, high: float, hertz: float = 1000, seed: int = 2) -> tuple[np.ndarray, np.ndarray]:
+        inside = np.arange(12000) < np.array(self.LENGTHS)[:, None]
+        tone = np.sin(2 * np.pi * hertz / RATE * np.arange(12000)) * inside
+        lengths = tf.constant(self.LENGTHS, tf.int32)
+        played, lengths = Speed(low, high).from_start(tone.astype(np.float32), seeded(1, seed), lengths)
+        return np.array(played), np.array(lengths)
+
+    @pytest.mark.parametrize("factor", [0.5, 0.9, 1.1, 1.25, 2])
+    @pytest.mark.parametrize("hertz", [100, 1000, 3000])
+    def test_lengths_and_frequencies_change_by_the_factor(self, factor, hertz):
+        played, lengths = self.play(factor, factor, hertz)
+        np.testing.assert_array_equal(lengths, [int(length / factor) for length in self.LENGTHS])
+        assert played.shape == (3, int(12000 / factor))
+        for row, length in zip(played, lengths, strict=True):
+            expected = np.sin(2 * np.pi * hertz * factor / RATE * np.arange(length))
+            error = (row[:length] - expected)[100:-100]
+            assert 10 * np.log10(power(error) / 0.5) < -70
+            assert np.abs(row[length + 40 :]).max(initial=0) == 0
+
+    def test_one_changes_nothing(self):
+        audio, lengths = random_clips(3, 12000), tf.constant(self.LENGTHS, tf.int32)
+        played, new = Speed(1, 1).from_start(audio, seeded(), lengths)
+        np.testing.assert_allclose(played, audio, atol=1e-6)
+        np.testing.assert_array_equal(new, lengths)
+
+    def test_each_clip_has_its_own_factor_and_none_is_cut(self):
+        drawn = set()
+        for seed in range(30):
+            played, lengths = self.play(0.8, 1.25, seed=seed)
+            factors = np.array(self.LENGTHS) / lengths
+            drawn |= set(np.round(factors * 160).astype(int))
+            assert played.shape == (3, 15000)
+            assert lengths.max() <= 15000
+        assert len(drawn) > 30
+        assert 128 <= min(drawn) <= max(drawn) <= 200
+
+    @pytest.mark.parametrize("factor", [0.85, 1.003, 1.105, 2])
+    def test_the_length_is_known_beforehand(self, factor):
+        _, lengths = self.play(factor, factor)
+        assert [Speed.shortened(length, factor) for length in self.LENGTHS] == lengths.tolist()
+
+    def test_in_a_graph_of_unknown_lengths(self):
+        spec = (tf.TensorSpec([None, None]), tf.TensorSpec([2], tf.int64), tf.TensorSpec([None], tf.int32))
+        play = tf.function(Speed(0.9, 1.1).from_start, input_signature=spec)
+        for samples in (160, 1000, 1001):
+            audio, lengths = random_clips(2, samples), tf.constant([samples, samples // 2], tf.int32)
+            for part, same in zip(
+                play(audio, seeded(), lengths), Speed(0.9, 1.1).from_start(audio, seeded(), lengths), strict=True
+            ):
+                np.testing.assert_allclose(part, same, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.int16])
 def test_noise_has_the_drawn_signal_to_noise_ratio(dtype):
     audio = random_clips(1000, 800)
@@ -203,6 +260,24 @@ def test_noise_has_the_drawn_signal_to_noise_ratio(dtype):
     assert -0.01 <= ratio.min() < 0.5
     assert 24.5 < ratio.max() <= 25.01
     assert ratio.mean() == pytest.approx(12.5, abs=1)
+
+
+def test_the_signal_to_noise_ratio_of_clips_of_different_lengths_is_over_their_own_samples():
+    """The noise comes in bursts: over the zeros behind a clip it is another one than over the clip."""
+    lengths = np.array([4000, 2000, 500, 100] * 50)
+    inside = np.arange(4000) < lengths[:, None]
+    audio = random_clips(200, 4000) * inside
+    bursts = np.repeat(np.random.default_rng(5).uniform(0.01, 1, 250), 160)
+    noise = (random_clips(1, len(bursts), seed=6)[0] * bursts).astype(np.float32)
+    added = np.array(BackgroundNoise(noise, 1, 7, 7)(audio, seeded(), tf.constant(lengths, tf.int32))) - audio
+    for clip, sound, length in zip(audio, added, lengths, strict=True):
+        assert 10 * np.log10(power(clip[:length]) / power(sound[:length])) == pytest.approx(7, abs=0.01)
+        assert not sound[length:].any()
+
+
+def test_noise_for_clips_without_samples():
+    audio = np.zeros((2, 500), np.float32)
+    np.testing.assert_array_equal(BackgroundNoise(quiet(), 1, 0, 0)(audio, seeded(), tf.constant([0, 3])), audio)
 
 
 def test_noise_is_a_stretch_of_the_noise_that_starts_anywhere():
