@@ -764,3 +764,154 @@ def test_real_speech(shared_data, tmp_path):
     assert {row.label for row in rows} == {"wow", "dog", SILENCE}
     assert all(0.2 < row.seconds <= 1.1 for row in rows)
     assert_whole(tmp_path / "shards")
+
+
+class TestPhrases:
+    """Clips with texts: lengths are kept, and the token table is made of the training texts."""
+
+    ROWS = (
+        ("a.wav", "licht an", "anna", "train", 0.5),
+        ("b.wav", "licht  aus", "bert", "train", 0.3),
+        ("c.wav", "höher an", "cleo", "validation", 0.7),
+        ("d.wav", "höher an", "dora", "test", 0.4),
+        ("e.wav", "an an", "emil", "train", 1.2),
+    )
+    """Path, text, speaker, split, seconds; the last is too long."""
+
+    @pytest.fixture
+    def write(self, tmp_path) -> Callable[..., CorpusSettings]:
+        def write(kind: str, rows=self.ROWS, **settings) -> CorpusSettings:
+            folder = tmp_path / "corpus"
+            folder.mkdir(exist_ok=True)
+            for name, _, _, _, seconds in rows:
+                if not (folder / name).is_file():
+                    soundfile.write(folder / name, tone(seconds, RATE), RATE)
+            with (folder / "texts.csv").open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows([("path", "text", "speaker", "split"), *(row[:4] for row in rows)])
+            settings = {"clip_seconds": 1, "silence_share": 0, **settings}
+            return CorpusSettings(path=folder / "texts.csv", shards=tmp_path / "shards", tokens=kind, **settings)
+
+        return write
+
+    def labels(self, settings) -> list[str]:
+        return (settings.shards / "labels.txt").read_text(encoding="utf-8").split("\n")
+
+    def held(self, settings) -> dict[str, tuple[str, str, int]]:
+        """By path: split, text, samples of all clips in the shards."""
+        found = {}
+        for split, audio, label, path, _, text in content(settings.shards):
+            assert label == b"_phrase_"
+            found[path.decode()] = split, text.decode(), len(audio) // 2
+        return found
+
+    @pytest.mark.parametrize(
+        ("kind", "table"), [("words", ["", "an", "aus", "licht"]), ("characters", ["", *" achilnstu"])]
+    )
+    def test_clips_texts_and_tokens(self, write, kind, table):
+        settings = write(kind)
+        prepared = prepare(settings)
+        assert self.held(settings) == {
+            "a.wav": ("train", "licht an", RATE // 2),
+            "b.wav": ("train", "licht aus", RATE * 3 // 10),
+            "c.wav": ("validation", "höher an", RATE * 7 // 10),
+            "d.wav": ("test", "höher an", RATE * 4 // 10),
+        }
+        assert self.labels(settings) == [*table, ""]
+        assert prepared.rejected == [("e.wav", "too long: 1.20 s, at most 1 s are allowed")]
+        missing = {"words": "'höher' (2)", "characters": "'e' (2), 'r' (2), 'ö' (2)"}[kind]
+        [note] = [note for note in prepared.notes if "can't be recognised" in note]
+        assert Counter(note.partition(": ")[2].split(", ")) == Counter(missing.split(", "))
+        assert note.startswith(f"no training clip has these {kind}")
+        assert {key: count.clips for key, count in prepared.counts.items()} == {
+            ("train", "_phrase_"): 2,
+            ("validation", "_phrase_"): 1,
+            ("test", "_phrase_"): 1,
+        }
+
+    def test_phonemes(self, write):
+        pytest.importorskip("espeakng_loader", reason="needs the extra [synth]")
+        rows = (
+            ("a.wav", "church", "anna", "train", 0.5),
+            ("b.wav", "...", "bert", "train", 0.5),
+            ("c.wav", "judge", "cleo", "validation", 0.5),
+        )
+        settings = write("phonemes", rows, language="en-gb", silence_share=0.4)
+        prepared = prepare(settings)
+        assert self.labels(settings) == ["", "tʃ", "ɜː", ""]
+        assert {path: text for path, (_, text, _) in self.held(settings).items()} == {
+            "a.wav": "tʃ ɜː tʃ",
+            "c.wav": "dʒ ʌ dʒ",
+        }
+        assert prepared.rejected == [("b.wav", "its text has no phonemes: '...'")]
+        assert any("these phonemes, which can't be recognised: 'dʒ' (2), 'ʌ' (1)" in note for note in prepared.notes)
+
+    def test_a_second_run_decodes_nothing(self, write, decoded):
+        settings = write("characters")
+        assert prepare(settings).new == len(decoded) == 5
+        again = prepare(settings)
+        assert (again.new, len(decoded)) == (0, 5)
+        assert again.rejected == [("e.wav", "too long: 1.20 s, at most 1 s are allowed")]
+
+    def test_a_text_that_changes_is_changed_without_decoding(self, write, decoded):
+        prepare(write("words"))
+        rows = [(name, "höher aus" if name == "b.wav" else text, *rest) for name, text, *rest in self.ROWS]
+        settings = write("words", rows)
+        before = len(decoded)
+        prepared = prepare(settings)
+        assert (prepared.new, len(decoded)) == (0, before)
+        assert self.held(settings)["b.wav"] == ("train", "höher aus", RATE * 3 // 10)
+        assert self.labels(settings) == ["", "an", "aus", "höher", "licht", ""]
+        assert not [note for note in prepared.notes if "recognised" in note]
+
+    def test_another_kind_of_token_decodes_nothing(self, write):
+        prepare(write("words"))
+        settings = write("characters")
+        assert prepare(settings).new == 0
+        assert " " in self.labels(settings)
+
+    def test_clips_of_words_are_not_phrases(self, write):
+        """Fitted to one length there, they are decoded again."""
+        prepare(write("words"))
+        assert prepare(write(None)).new == 5
+
+    def test_longer_clips_once_they_may_be(self, write):
+        prepare(write("words"))
+        settings = write("words", clip_seconds=2)
+        assert prepare(settings).rejected == []
+        assert self.held(settings)["e.wav"] == ("train", "an an", RATE * 12 // 10)
+        assert prepare(write("words", clip_seconds=2, max_seconds=1)).rejected[0][1].endswith("at most 1 s are allowed")
+
+    def test_speakers_in_the_splits_that_the_settings_say(self, write):
+        settings = write("words", validation_speakers=["anna"], test_speakers=["cleo"])
+        prepare(settings)
+        splits = {path: split for path, (split, _, _) in self.held(settings).items()}
+        assert splits == {"a.wav": "validation", "b.wav": "train", "c.wav": "test", "d.wav": "test"}
+
+    def test_speakers_that_are_not_there(self, write):
+        with pytest.raises(UserError, match="test_speakers: the corpus has no clip of nina, nora"):
+            prepare(write("words", test_speakers=["nora", "nina", "anna"]))
+
+    def test_silence_keeps_its_length_too(self, write, tmp_path):
+        write("words")
+        (tmp_path / "corpus" / "_background_noise_").mkdir()
+        soundfile.write(tmp_path / "corpus" / "_background_noise_" / "n.wav", tone(30, RATE), RATE)
+        rows = (*self.ROWS, ("s.wav", "_silence_", "sara", "train", 0.25))
+        settings = write("words", rows, silence_share=0.5)
+        prepare(settings)
+        silent = [
+            (text, len(audio) // 2) for _, audio, label, _, _, text in content(settings.shards) if label != b"_phrase_"
+        ]
+        assert sorted(silent) == [(b"", RATE // 4)] + [(b"", RATE)] * (len(silent) - 1)
+        assert len(silent) > 2
+        assert self.labels(settings) == ["", "an", "aus", "licht", ""]
+
+    def test_speech_without_a_text_is_left_out(self, write):
+        prepared = prepare(write("characters", (*self.ROWS, ("u.wav", "_unknown_", "uwe", "train", 0.25))))
+        assert "1 clips of _unknown_ left out: nothing says what is spoken there" in prepared.notes
+        assert sum(count.clips for count in prepared.counts.values()) == 4
+
+    def test_for_a_test_the_table_is_of_all_texts(self, write):
+        settings = write("words")
+        prepared = prepare(settings, for_test=True)
+        assert self.labels(settings) == ["", "an", "aus", "höher", "licht", ""]
+        assert {split for split, _ in prepared.counts} == {"test"}
