@@ -121,7 +121,20 @@ def test_help():
 
 
 @pytest.mark.parametrize(
-    "verb", ["download", "synth", "prepare", "train", "evaluate", "export", "inspect", "recognize", "listen", "summary"]
+    "verb",
+    [
+        "download",
+        "synth",
+        "prepare",
+        "compose",
+        "train",
+        "evaluate",
+        "export",
+        "inspect",
+        "recognize",
+        "listen",
+        "summary",
+    ],
 )
 def test_help_of_each_verb(verb):
     result = run_command_line(verb, "--help")
