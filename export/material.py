@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -17,7 +18,7 @@ from export.encoder import Encoder, read_encoder
 from export.errors import NotMadeError
 from export.front_end import FrontEndState, convert_front_end, front_end_state
 from export.number_format import NumberFormat
-from export.reference import Ranges, classify, softmax
+from export.reference import Ranges, classify, classify_stream, softmax
 from speech_gru import __version__
 from speech_gru.artefact import Artefact, front_end_digest
 from speech_gru.quiet import start_tensorflow
@@ -28,6 +29,10 @@ if TYPE_CHECKING:  # a process that writes or measures a file starts without Ker
 
 CALIBRATION_CLIPS = 512
 """So many training clips show where the activations lie that integers must hold."""
+JOINED_CLIPS = 4
+"""So many of them at a time also follow each other as one stream: its states aren't those of a clip by itself."""
+PROOF_CLIPS_JOINED = 8
+"""So many clips of the proof a streaming artefact also hears as one stream."""
 _BATCH = 256
 LABEL_FIGURES = ("precision", "recall", "f1", "clips")
 """What metrics.json has for each label."""
@@ -55,12 +60,16 @@ class Material:
     """Or why there can be none."""
     ranges: Ranges | str
     """Of the activations over clips that the run was trained with; or why they aren't known."""
+    stream_ranges: Ranges | str
+    """Over the same clips, by themselves and following each other; or why they aren't known."""
     description: Artefact
     """Of the float32 file for clips."""
     clips: Path
     """.npy file of (clips, samples) float32."""
     features: Path
     """.npy file of their features, (clips, frames, features) float32."""
+    joined_features: np.ndarray
+    """(frames, features) float32: of `joined_clips`."""
 
     def require_stream(self) -> Stream:
         """What streaming files need. Raises NotMadeError if this model can't stream."""
@@ -68,16 +77,21 @@ class Material:
             raise NotMadeError(self.stream)
         return self.stream
 
-    def ranges_for(self, format: NumberFormat) -> Ranges:
+    def joined_clips(self) -> np.ndarray:
+        """(samples,) float32: some clips end to end, for a stream."""
+        return joined(np.load(self.clips, mmap_mode="r"), PROOF_CLIPS_JOINED)[0]
+
+    def ranges_for(self, format: NumberFormat, streams: bool = False) -> Ranges:
         """The ranges that a number format needs; floats need none.
 
         Raises NotMadeError if they are needed and aren't known.
         """
         if not format.is_integer:
             return Ranges()
-        if isinstance(self.ranges, str):
-            raise NotMadeError(self.ranges)
-        return self.ranges
+        ranges = self.stream_ranges if streams else self.ranges
+        if isinstance(ranges, str):
+            raise NotMadeError(ranges)
+        return ranges
 
 
 @dataclass(frozen=True)
@@ -85,6 +99,8 @@ class Facts:
     """What the report and the model card tell of a run."""
 
     run: str
+    weights: str
+    """SHA-256 of the file that holds them."""
     config: dict
     """The settings, as in config.yaml."""
     labels: tuple[str, ...]
@@ -120,17 +136,25 @@ class Subject:
     """(clips, labels) float32: what the trained model says."""
     truth: np.ndarray
     """(clips,) index of the label."""
+    stream_logits: np.ndarray | None
+    """(steps, labels) float32: what the model says of the material's joined clips; None if it can't stream."""
 
 
-def start_on_cpu() -> None:
+def start_on_cpu(*, one_thread: bool = False) -> None:
     """Imports TensorFlow and hides the GPUs from it.
 
     Beside a GPU, Keras would put cuDNN's GRU into the graphs, and TF32 would blur what they are compared with.
+
+    Args:
+        one_thread: for times that can be compared with those of the other runtimes.
     """
     start_tensorflow()
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")
+    if one_thread:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 def gather(folder: Path, shards: Path | None, overrides: tuple[str, ...], scratch: Path) -> Subject:
@@ -157,19 +181,25 @@ def gather(folder: Path, shards: Path | None, overrides: tuple[str, ...], scratc
     description = describe_run(run)
     split = "test" if "test" in _counts(shards or own) else "validation"
     logits, truth = _predict(run, shards or own, split, scratch)
+    stream = _stream(run.front_end, state, encoder, description)
     material = Material(
         encoder,
         state,
         convert_front_end(state, description.clip_samples),
-        _stream(run.front_end, state, encoder, description),
+        stream,
         _ranges(run, encoder),
+        stream if isinstance(stream, str) else _ranges(run, encoder, streams=True),
         description,
         scratch / CLIPS,
         scratch / FEATURES,
+        run.front_end(joined(np.load(scratch / CLIPS), PROOF_CLIPS_JOINED)[:1]).numpy()[0],
     )
+    stream_logits = None if isinstance(stream, str) else classify_stream(material.joined_features[None], encoder)[0]
     is_own = shards is None or shards.resolve() == own.resolve()
     proof = {"split": split, "shards": "" if is_own else shards.resolve().name, "clips": len(truth)}
-    return Subject(material, _facts(run, description, **proof, **_scores(logits, truth, description)), logits, truth)
+    return Subject(
+        material, _facts(run, description, **proof, **_scores(logits, truth, description)), logits, truth, stream_logits
+    )
 
 
 def _scores(logits: np.ndarray, truth: np.ndarray, description: Artefact) -> dict[str, int | None]:
@@ -253,7 +283,13 @@ def _predict(run: Run, shards: Path, split: str, scratch: Path) -> tuple[np.ndar
     return found.probabilities, found.truth
 
 
-def _ranges(run: Run, encoder: Encoder) -> Ranges | str:
+def joined(clips: np.ndarray, count: int) -> np.ndarray:
+    """(clips, samples) -> so many at a time end to end, or all if they are fewer; what is left over is left out."""
+    count = min(count, len(clips))
+    return clips[: len(clips) // count * count].reshape(-1, count * clips.shape[1])
+
+
+def _ranges(run: Run, encoder: Encoder, streams: bool = False) -> Ranges | str:
     """Of the run's own training clips, whatever the proof is on: others may be louder, or of other words."""
     from data_pipeline.dataset import evaluation_batches
 
@@ -267,6 +303,8 @@ def _ranges(run: Run, encoder: Encoder) -> Ranges | str:
         )
     for batch in islice(batches, CALIBRATION_CLIPS // _BATCH):
         classify(run.front_end(batch["audio"]).numpy(), encoder, ranges)
+        if streams:
+            classify_stream(run.front_end(joined(batch["audio"], JOINED_CLIPS)).numpy(), encoder, ranges)
     return ranges
 
 
@@ -277,6 +315,7 @@ def _facts(run: Run, description: Artefact, **proof) -> Facts:
     shards, model = run.config.corpus.shards, run.recognizer.get_layer("encoder_and_head")
     return Facts(
         run=run.folder.resolve().name,
+        weights=hashlib.sha256((run.folder / "model.keras").read_bytes()).hexdigest(),
         config=run.config.model_dump(mode="json"),
         labels=run.labels,
         parameters=model.count_params(),

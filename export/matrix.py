@@ -1,5 +1,6 @@
 """All artefacts of a run: each made and proven in a process of its own, and put in its place once it is proven."""
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -16,7 +17,7 @@ from data_pipeline.files import write_text
 from export.card import model_card
 from export.child import in_child
 from export.errors import ExportError, NotMadeError
-from export.material import Material, Subject, gather, start_on_cpu
+from export.material import Facts, Material, Subject, gather, start_on_cpu
 from export.number_format import FORMATS
 from export.onnx import write_onnx
 from export.proof import Proof, judge, report
@@ -38,8 +39,9 @@ def _make_clip(format: str, material: Material, path: Path) -> Reading:
 def _make_stream(format: str, material: Material, path: Path) -> Reading:
     form, stream = FORMATS[format], material.require_stream()
     description = replace(stream.description, number_format=format)
-    path.write_bytes(write_stream(material.encoder, stream.graph, form, material.ranges_for(form), description))
-    return read_stream_file(path, np.load(material.clips, mmap_mode="r"))
+    ranges = material.ranges_for(form, streams=True)
+    path.write_bytes(write_stream(material.encoder, stream.graph, form, ranges, description))
+    return read_stream_file(path, np.load(material.clips, mmap_mode="r"), material.joined_clips())
 
 
 def _make_micro(material: Material, path: Path) -> Reading:
@@ -47,12 +49,13 @@ def _make_micro(material: Material, path: Path) -> Reading:
 
     form, stream = FORMATS["int8"], material.require_stream()
     description = replace(stream.description, number_format="int8", kind="step")
-    write_micro(write_step(material.encoder, form, material.ranges_for(form), description), path)
-    return read_micro(path, np.load(material.features, mmap_mode="r"), material.encoder)
+    ranges = material.ranges_for(form, streams=True)
+    write_micro(write_step(material.encoder, form, ranges, description), path)
+    return read_micro(path, np.load(material.features, mmap_mode="r"), material.joined_features, material.encoder)
 
 
 def _make_saved_model(material: Material, path: Path) -> Reading:
-    start_on_cpu()
+    start_on_cpu(one_thread=True)
     from export.saved_model import write_saved_model
 
     write_saved_model(material.encoder, material.front_end, material.description.clip_samples, path)
@@ -109,6 +112,7 @@ def export_run(
     """Writes the artefacts of a finished run into `out`, with export_report.json and MODEL_CARD.md.
 
     An artefact that can't be made or proven leaves that of an earlier export as it was; the others are still made.
+    Report and card are written after each, and tell also of what an earlier export of the same weights has left.
 
     Args:
         shards: clips to prove on; those of the run if None. Their test split is used, or the validation split. What
@@ -130,15 +134,14 @@ def export_run(
         with tempfile.TemporaryDirectory(dir=out, prefix=_ASIDE) as aside:
             progress("what they are made of", 0, len(names))
             subject = in_child(gather, folder, shards, overrides, Path(aside))
-            proofs = []
+            proofs, earlier = {}, _earlier(out, subject.facts)
             for done, name in enumerate(names):
                 progress(KINDS[name].file, done, len(names))
-                proofs.append(_export(name, subject, Path(aside), out))
-            write_text(out / REPORT, json.dumps(report(subject.facts, proofs), indent=2, ensure_ascii=False) + "\n")
-            write_text(out / CARD, model_card(subject.facts, proofs))
+                proofs[name] = _export(name, subject, Path(aside), out)
+                _tell(subject.facts, proofs, earlier, out)
     except OSError as error:
         raise UserError(f"{out} can't be written: {error.strerror or error}") from error
-    return proofs
+    return list(proofs.values())
 
 
 def _remove_leftovers(out: Path) -> None:
@@ -146,6 +149,37 @@ def _remove_leftovers(out: Path) -> None:
     for folder in out.glob(f"{_ASIDE}*"):
         if time.time() - folder.stat().st_mtime > _OLD_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _earlier(out: Path, facts: Facts) -> dict[str, Proof]:
+    """By artefact, what earlier exports of the same weights proved on the same clips, of the files still there."""
+    about = report(facts, [])
+    try:
+        found = json.loads((out / REPORT).read_text(encoding="utf-8"))
+        proofs = [Proof(**item) for item in found["artefacts"]]
+        if any(found[key] != about[key] for key in ("weights", "split", "shards", "clips")):
+            return {}
+        return {proof.artefact: proof for proof in proofs if proof.status == "proven" and _is_there(proof, out)}
+    except (OSError, ValueError, KeyError, TypeError):  # none, damaged, or of another version: nothing is known
+        return {}
+
+
+def _is_there(proof: Proof, out: Path) -> bool:
+    path = out / KINDS[proof.artefact].file
+    return path.exists() and _digest(path) == proof.sha256
+
+
+def _tell(facts: Facts, proofs: dict[str, Proof], earlier: dict[str, Proof], out: Path) -> None:
+    """Writes report and card, unless nothing was proven: then those that are there still tell the truth.
+
+    A file that was there before and couldn't be made again keeps its row: it is still there.
+    """
+    if not any(proof.status == "proven" for proof in proofs.values()):
+        return
+    kept = {name: proof for name, proof in earlier.items() if name not in proofs or proofs[name].status != "proven"}
+    rows = [(proofs | kept)[name] for name in KINDS if name in proofs or name in kept]
+    write_text(out / REPORT, json.dumps(report(facts, rows), indent=2, ensure_ascii=False) + "\n")
+    write_text(out / CARD, model_card(facts, rows))
 
 
 def _chosen(only: Iterable[str]) -> list[str]:
@@ -162,21 +196,39 @@ def _export(name: str, subject: Subject, aside: Path, out: Path) -> Proof:
     try:
         if kind.streams:
             subject.material.require_stream()
-        subject.material.ranges_for(FORMATS[kind.number_format])
+        subject.material.ranges_for(FORMATS[kind.number_format], kind.streams)
         reading = in_child(kind.make, subject.material, path)
-        proof = judge(name, kind.file, reading, subject, kind.number_format, _size(path))
+        proof = judge(name, kind.file, reading, subject, kind.number_format)
+        proof = replace(proof, bytes=_size(path), sha256=_digest(path))
+        if proof.status == "proven":
+            _replace(path, out / kind.file)
+        return proof
     except NotMadeError as error:
         return Proof(name, kind.file, "not made", str(error))
     except (ExportError, UserError) as error:  # the latter: the runtime refuses the file
         return Proof(name, kind.file, "failed", f"{error}; {kind.way_round}")
-    if proof.status == "proven":
-        _replace(path, out / kind.file)
-    return proof
+    except OSError as error:
+        return Proof(name, kind.file, "failed", f"it can't be written: {error.strerror or error}")
+    finally:  # half of it may fill the disk on which the others are to be made
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _files(path: Path) -> list[Path]:
+    """Of an artefact, which is a file or a folder."""
+    return [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
 
 
 def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    return sum(file.stat().st_size for file in _files(path))
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 over an artefact's names and contents."""
+    digest = hashlib.sha256()
+    for file in _files(path):
+        digest.update(f"{file.relative_to(path.parent).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _replace(new: Path, old: Path) -> None:

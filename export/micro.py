@@ -121,8 +121,8 @@ def _captured(function) -> str:
         return file.read().decode(errors="replace")
 
 
-class MicroStream:
-    """The step model in TFLite Micro's own interpreter: what a microcontroller computes.
+class MicroFile:
+    """The step model in TFLite Micro's own interpreter, what a microcontroller computes; used as a LiteFile is.
 
     Raises:
         ModuleNotFoundError: tflite_micro isn't installed.
@@ -132,28 +132,17 @@ class MicroStream:
         from tflite_micro import runtime
 
         self._interpreter = runtime.Interpreter.from_bytes(model, arena_size=_plenty(model))
-        self._forms = [
-            _quantization(self._interpreter.get_input_details(0)),
-            _quantization(self._interpreter.get_output_details(0)),
-        ]
 
-    def initial_states(self, count: int) -> list[np.ndarray]:
-        """The states at the beginning of a stream."""
-        details = [self._interpreter.get_input_details(1 + index) for index in range(count)]
-        return [np.full(item["shape"], _quantization(item)[1], item["dtype"]) for item in details]
+    @property
+    def quantization(self) -> list[tuple[float, int]]:
+        """(scale, zero point) of the first input and of the first output."""
+        details = self._interpreter.get_input_details(0), self._interpreter.get_output_details(0)
+        found = [item["quantization_parameters"] for item in details]
+        return [(float(item["scales"][0]), int(item["zero_points"][0])) for item in found]
 
-    def step(self, features: np.ndarray, states: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Features (1, frames, features) float32 and states -> logits (labels,) float32 and new states."""
-        (scale, zero), (out_scale, out_zero) = self._forms
-        quantized = np.clip(np.round(features / scale) + zero, -128, 127).astype(np.int8)
-        for index, values in enumerate((quantized, *states)):
+    def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        """The logits and the new states, of features and states."""
+        for index, values in enumerate(inputs):
             self._interpreter.set_input(values, index)
         self._interpreter.invoke()
-        logits = self._interpreter.get_output(0)[0]
-        new = [self._interpreter.get_output(1 + index) for index in range(len(states))]
-        return (logits.astype(np.float32) - out_zero) * out_scale, new
-
-
-def _quantization(details: dict) -> tuple[float, int]:
-    parameters = details["quantization_parameters"]
-    return float(parameters["scales"][0]), int(parameters["zero_points"][0])
+        return [self._interpreter.get_output(index) for index in range(len(inputs))]

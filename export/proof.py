@@ -9,6 +9,12 @@ from export.material import Facts, Subject
 from export.reference import softmax
 from export.verify import Reading
 
+OTHER_DECISIONS = 5
+"""A smaller format may decide otherwise than its model on so many times the clips that it may get wrong on balance: of
+those of which the model wasn't sure, it gets some right in turn."""
+OTHER_STEPS = 5
+"""Percent of a stream's steps that it may: many lie between words, where the model isn't sure of anything."""
+
 
 @dataclass(frozen=True)
 class Proof:
@@ -37,33 +43,73 @@ class Proof:
     """Where the file has thresholds: as Recognizer decides. All above is of the most probable label."""
     accuracy_with_thresholds: float | None = None
     interval_with_thresholds: tuple[float, float] | None = None
+    stream: dict | None = None
+    """Of what streams, heard over several clips end to end: steps, largest_difference, equal_decisions."""
+    sha256: str = ""
 
 
-def judge(name: str, file: str, reading: Reading, subject: Subject, number_format: str, size: int) -> Proof:
-    """Compares a reading with the trained model; the tolerances are those of the run's config, section export."""
-    facts, found, expected = subject.facts, reading.logits, subject.logits
-    difference = float(np.abs(found - expected).max())
-    guesses, decisions = found.argmax(axis=1), expected.argmax(axis=1)
-    correct, clips = int((guesses == subject.truth).sum()), len(subject.truth)
-    has_thresholds = file.endswith(".tflite") and bool(facts.thresholds)
-    reason = _fault(difference, facts.correct - correct, clips, number_format, facts.config["export"])
+def judge(name: str, file: str, reading: Reading, subject: Subject, number_format: str) -> Proof:
+    """Compares a reading with the trained model; the tolerances are those of the run's config, section export.
+
+    Returns: the proof, without the file's size and digest.
+    """
+    facts, found = subject.facts, reading.logits
+    clips = _compare(found, subject.logits)
+    correct, count = int((found.argmax(axis=1) == subject.truth).sum()), len(subject.truth)
+    stream = None if reading.stream_logits is None else _compare(reading.stream_logits, subject.stream_logits)
+    settings = facts.config["export"]
+    faults = [
+        _fault(clips, number_format, settings),
+        _loss(facts.correct - correct, count, number_format, settings),
+        stream and _stream_fault(stream, number_format, settings),
+    ]
+    reason = next(filter(None, faults), "")
+    with_thresholds = file.endswith(".tflite") and facts.thresholds and np.isfinite(clips.difference)
     return Proof(
-        name,
-        file,
-        "failed" if reason else "proven",
-        reason,
-        size,
-        clips,
-        difference if np.isfinite(difference) else None,
-        int((guesses == decisions).sum()),
-        correct,
-        correct / clips,
-        _interval(correct, clips),
-        reading.latency_ms,
-        reading.latency_of,
-        reading.operators,
-        **(_with_thresholds(found, subject) if has_thresholds and np.isfinite(difference) else {}),
+        artefact=name,
+        file=file,
+        status="failed" if reason else "proven",
+        reason=reason,
+        clips=count,
+        largest_difference=_finite(clips.difference),
+        equal_decisions=clips.equal,
+        correct=correct,
+        accuracy=correct / count,
+        accuracy_interval=_interval(correct, count),
+        latency_ms=reading.latency_ms,
+        latency_of=reading.latency_of,
+        operators=reading.operators,
+        stream=stream and _figures_of(stream),
+        **(_with_thresholds(found, subject) if with_thresholds else {}),
     )
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Of an artefact's logits with the model's."""
+
+    count: int
+    """Rows."""
+    equal: int
+    """Rows with the same decision."""
+    difference: float
+    """Largest of a logit; may be infinite or NaN."""
+
+
+def _finite(difference: float) -> float | None:
+    return difference if np.isfinite(difference) else None
+
+
+def _figures_of(stream: _Comparison) -> dict:
+    """As in Proof."""
+    difference = _finite(stream.difference)
+    return {"steps": stream.count, "equal_decisions": stream.equal, "largest_difference": difference}
+
+
+def _compare(found: np.ndarray, expected: np.ndarray) -> _Comparison:
+    """Logits (rows, labels), of clips or of a stream's steps."""
+    equal = int((found.argmax(axis=1) == expected.argmax(axis=1)).sum())
+    return _Comparison(len(expected), equal, float(np.abs(found - expected).max()))
 
 
 def _with_thresholds(logits: np.ndarray, subject: Subject) -> dict:
@@ -85,21 +131,56 @@ def _interval(correct: int, clips: int) -> tuple[float, float]:
     return interval.low, interval.high
 
 
-def _fault(difference: float, lost: int, clips: int, number_format: str, settings: dict) -> str:
-    """What is wrong with an artefact; empty if nothing is."""
-    if not np.isfinite(difference):
-        return "its logits aren't finite"
-    if number_format == "float32":
-        tolerance = settings["logits_tolerance"]
-        fits = difference <= tolerance
-        return "" if fits else f"its logits differ by up to {difference:.2g} (export.logits_tolerance is {tolerance:g})"
+def _fault(clips: _Comparison, number_format: str, settings: dict) -> str:
+    """What is wrong with an artefact's answers to clips; empty if nothing is."""
+    fault = _logits_fault(clips, number_format, settings)
+    if fault or number_format == "float32":
+        return fault
     points = settings["accuracy_loss"][number_format]
-    if lost <= max(1, points / 100 * clips):  # on a few clips, one is more than the points allow
+    other, allowed = clips.count - clips.equal, _allowed(OTHER_DECISIONS * points, clips.count)
+    if other <= allowed:
         return ""
     return (
-        f"it gets {lost} of {clips} clips wrong that its model gets right, {100 * lost / clips:.2f} points "
-        f"(export.accuracy_loss.{number_format} is {points:g})"
+        f"it decides {other} of {clips.count} clips otherwise than its model; {OTHER_DECISIONS} times "
+        f"export.accuracy_loss.{number_format} allow {allowed}"
     )
+
+
+def _stream_fault(steps: _Comparison, number_format: str, settings: dict) -> str:
+    """What is wrong with an artefact's answers at the steps of a stream; empty if nothing is."""
+    if fault := _logits_fault(steps, number_format, settings):
+        return fault
+    other, allowed = steps.count - steps.equal, _allowed(OTHER_STEPS, steps.count)
+    if other <= allowed:
+        return ""
+    return (
+        f"it decides {other} of {steps.count} steps of a stream over several clips otherwise than its model; "
+        f"{OTHER_STEPS} % allow {allowed}"
+    )
+
+
+def _logits_fault(compared: _Comparison, number_format: str, settings: dict) -> str:
+    if not np.isfinite(compared.difference):
+        return "its logits aren't finite"
+    tolerance = settings["logits_tolerance"]
+    if number_format != "float32" or compared.difference <= tolerance:
+        return ""
+    return f"its logits differ by up to {compared.difference:.2g} (export.logits_tolerance is {tolerance:g})"
+
+
+def _loss(lost: int, clips: int, number_format: str, settings: dict) -> str:
+    """What is wrong with an artefact's accuracy, `lost` clips below its model's; empty if nothing is."""
+    if number_format == "float32" or lost <= _allowed(settings["accuracy_loss"][number_format], clips):
+        return ""
+    return (
+        f"it gets {lost} fewer of {clips} clips right than its model, {100 * lost / clips:.2f} points "
+        f"(export.accuracy_loss.{number_format} is {settings['accuracy_loss'][number_format]:g})"
+    )
+
+
+def _allowed(points: float, count: int) -> int:
+    """So many of `count`; of a few, one is more than the points would allow."""
+    return max(1, int(points * count / 100 + 1e-9))
 
 
 def report(facts: Facts, proofs: list[Proof]) -> dict:
@@ -109,6 +190,7 @@ def report(facts: Facts, proofs: list[Proof]) -> dict:
         model["correct_with_thresholds"] = facts.correct_with_thresholds
     return {
         "run": facts.run,
+        "weights": facts.weights,
         "split": facts.split,
         "shards": facts.shards,
         "clips": facts.clips,

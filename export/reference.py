@@ -156,6 +156,25 @@ def classify(features: np.ndarray, encoder: Encoder, watch: Watch = _ignore) -> 
     return logits
 
 
+def classify_stream(features: np.ndarray, encoder: Encoder, watch: Watch = _ignore) -> np.ndarray:
+    """Features (batch, frames, features) of audio that goes on -> logits after each step, (batch, steps, labels).
+
+    As files for streams do it: the state is kept, and pooling over time sees as many steps as a clip has; those before
+    the beginning are zeros.
+    """
+    states, pooling = encode(features, encoder, watch), encoder.pooling
+    window = 1 if pooling.kind == "last" else encoder.steps
+    padded = np.pad(states, ((0, 0), (window - 1, 0), (0, 0)))
+    if pooling.kind == "attention":  # once for all windows, which share their steps
+        watch("attention", padded @ pooling.hidden + pooling.bias)
+    windows = [padded[:, step : step + window] for step in range(states.shape[1])]
+    pooled = np.stack([pool(each, pooling, bidirectional=False) for each in windows], axis=1)
+    watch("pooled", pooled)
+    logits = pooled @ encoder.head + encoder.head_bias
+    watch("logits", logits)
+    return logits
+
+
 def _within(watch: Watch, scope: str) -> Watch:
     return lambda name, values: watch(f"{scope}/{name}", values)
 

@@ -50,12 +50,9 @@ def write_stream(
     """The file for streams: one step of the GRU layers for a chunk of `subsampling` hops.
 
     Args:
+        encoder: not bidirectional, see export.material.Material.require_stream.
         front_end: TFLite model (1, overlap + chunk samples) -> (1, subsampling, features).
-
-    Raises:
-        ExportError: the encoder is bidirectional.
     """
-    _refuse_bidirectional(encoder)
     writer = ModelWriter()
     graph = writer.main
     lite = LiteGraph(graph, encoder, format, ranges)
@@ -72,8 +69,7 @@ def write_stream(
 
 
 def write_step(encoder: Encoder, format: NumberFormat, ranges: Ranges, description: Artefact) -> bytes:
-    """The file for microcontrollers: as that for streams, without front end. Raises ExportError as write_stream."""
-    _refuse_bidirectional(encoder)
+    """The file for microcontrollers: as that for streams, without front end."""
     writer = ModelWriter()
     lite = LiteGraph(writer.main, encoder, format, ranges)
     form = lite.products_form("features")
@@ -90,14 +86,6 @@ def features_of(tensor: Tensor, frames: int, encoder: Encoder) -> Tensor:
     if tensor.shape != shape:
         raise ExportError(f"the front end gives {tensor.shape}, but the encoder takes {shape}")
     return tensor
-
-
-def _refuse_bidirectional(encoder: Encoder) -> None:
-    if encoder.bidirectional:
-        raise ExportError(
-            "a bidirectional encoder needs the whole clip; in a stream the runtime runs the clip file on a window that "
-            "slides. For a streaming file train with model.bidirectional=false"
-        )
 
 
 def _one_step(lite: LiteGraph, features: Tensor, first: int) -> tuple[Tensor, list[Tensor]]:

@@ -32,6 +32,8 @@ class Reading:
     latency_of: str
     operators: dict[str, int] = field(default_factory=dict)
     """How often each occurs."""
+    stream_logits: np.ndarray | None = None
+    """(steps, labels) float32: of clips end to end, heard as one stream; None of what can't stream."""
 
 
 def read_clip_file(file: Path, clips: np.ndarray) -> Reading:
@@ -41,8 +43,12 @@ def read_clip_file(file: Path, clips: np.ndarray) -> Reading:
     return Reading(np.array(logits), 1e3 * seconds, "clip", dict(operators(file.read_bytes())))
 
 
-def read_stream_file(file: Path, clips: np.ndarray) -> Reading:
-    """A .tflite file for streams, in `StreamingRecognizer`, started anew for each clip."""
+def read_stream_file(file: Path, clips: np.ndarray, joined: np.ndarray) -> Reading:
+    """A .tflite file for streams, in `StreamingRecognizer`, started anew for each clip.
+
+    Args:
+        joined: (samples,) float32: clips end to end, which it then hears as one stream.
+    """
     stream = StreamingRecognizer(LiteFile(file))
     counts = []
 
@@ -54,49 +60,50 @@ def read_stream_file(file: Path, clips: np.ndarray) -> Reading:
 
     logits, seconds = _timed(last_logits, clips)
     chunk = stream.description.chunk_samples / stream.description.sample_rate
-    of = f"{1e3 * chunk:g} ms chunk"
-    return Reading(np.array(logits), 1e3 * seconds / counts[0], of, dict(operators(file.read_bytes())))
+    of, counted = f"{1e3 * chunk:g} ms chunk", dict(operators(file.read_bytes()))
+    stream.reset()
+    return Reading(np.array(logits), 1e3 * seconds / counts[0], of, counted, stream.logits(joined))
 
 
-def read_micro(folder: Path, features: np.ndarray, encoder: Encoder) -> Reading:
+def read_micro(folder: Path, features: np.ndarray, joined: np.ndarray, encoder: Encoder) -> Reading:
     """A step model for microcontrollers, in TFLite Micro's interpreter, else in LiteRT's.
 
     Args:
         features: (clips, frames, features) float32; a microcontroller computes them itself.
+        joined: (frames, features) float32, of clips end to end, which it then hears as one stream.
     """
-    from export.micro import MicroStream
+    from export.micro import MicroFile
 
     model = (folder / "model.tflite").read_bytes()
     lite = LiteFile(folder / "model.tflite")
-    initial = lite.initial_states()
     try:
-        stream = MicroStream(model)
+        file = MicroFile(model)
     except ModuleNotFoundError:
-        stream = _LiteSteps(lite)
+        file = lite
 
-    def last_logits(clip: np.ndarray) -> np.ndarray:
-        states = initial
-        for step in range(encoder.steps):
-            start = step * encoder.subsampling
-            logits, states = stream.step(clip[None, start : start + encoder.subsampling], states)
-        return logits
+    def all_logits(clip: np.ndarray) -> list[np.ndarray]:
+        return run_steps(file, clip, lite.initial_states(), encoder.subsampling)
 
-    logits, seconds = _timed(last_logits, features)
-    return Reading(np.array(logits), 1e3 * seconds / encoder.steps, "step here", dict(operators(model)))
+    logits, seconds = _timed(lambda clip: all_logits(clip)[-1], features)
+    counted, stream = dict(operators(model)), np.array(all_logits(joined))
+    return Reading(np.array(logits), 1e3 * seconds / encoder.steps, "step here", counted, stream)
 
 
-class _LiteSteps:
-    """What MicroStream does, in LiteRT."""
+def run_steps(file: LiteFile, features: np.ndarray, states: list[np.ndarray], size: int) -> list[np.ndarray]:
+    """The logits (labels,) float32 after each step of an int8 step model, in LiteRT or in export.micro.MicroFile.
 
-    def __init__(self, file: LiteFile):
-        self._file = file
-        self._input, self._output = file.quantization
-
-    def step(self, features: np.ndarray, states: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-        (scale, zero), (out_scale, out_zero) = self._input, self._output
-        quantized = np.clip(np.round(features / scale) + zero, -128, 127).astype(np.int8)
-        logits, *new = self._file.run(quantized, *states)
-        return (logits[0].astype(np.float32) - out_zero) * out_scale, new
+    Args:
+        features: (frames, features) float32.
+        states: before the first step.
+        size: frames to a step.
+    """
+    (scale, zero), (out_scale, out_zero) = file.quantization
+    quantized = np.clip(np.round(features / scale) + zero, -128, 127).astype(np.int8)
+    rows = []
+    for start in range(0, len(quantized) - size + 1, size):
+        logits, *states = file.run(quantized[None, start : start + size], *states)
+        rows.append((logits[0].astype(np.float32) - out_zero) * out_scale)
+    return rows
 
 
 def read_saved_model(folder: Path, clips: np.ndarray) -> Reading:

@@ -1,6 +1,10 @@
 """`speech-gru export`: a run -> SavedModel, .tflite files and more, each proven equal to the model."""
 
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
@@ -8,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from data_pipeline.errors import Interrupted
 from speech_gru.cli.options import RUN
 
 
@@ -52,7 +57,7 @@ def export(
         raise ModuleNotFoundError(name="tensorflow")
     folder = out or run / "export"
     try:
-        with progress_steps() as progress:
+        with _terminable(), progress_steps() as progress:
             proofs = export_run(run, folder, shards, only or (), settings or (), progress)
     except ExportError as error:
         print(f"speech-gru: {error}", file=sys.stderr)
@@ -65,6 +70,24 @@ def export(
         return 1
     print(f"{folder}: each artefact was loaded back and agrees with the model; see MODEL_CARD.md there")
     return 0
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does: with what it was about removed, and its processes ended."""
+
+    def stop(number, frame):
+        signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the tidying
+        raise Interrupted(number, "told to stop; what was finished is kept, nothing is half-written")
+
+    if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _complaint(proof) -> str:

@@ -192,7 +192,12 @@ def make_facts():
             split: {"ja": clips // 2, "_unknown_": clips // 2} for split, clips in (("train", 600), ("test", 200))
         }
         labels = ("ja", "nein", "_unknown_")
-        defaults = {"run": "mine", "config": Config(**settings).model_dump(mode="json"), "labels": labels}
+        defaults = {
+            "run": "mine",
+            "weights": "abc",
+            "config": Config(**settings).model_dump(mode="json"),
+            "labels": labels,
+        }
         sizes = {"parameters": 123456, "multiply_adds": 7654321, "counts": counts, "metrics": {}, "split": "test"}
         sizes |= {"shards": "", "clips": 200, "noise": True}
         return Facts(**(defaults | sizes | {"correct": 190} | changed))

@@ -1,6 +1,10 @@
 """Work in a process of its own, and every way in which it can end."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -49,3 +53,52 @@ def test_other_errors_are_told_in_a_line(code, message):
 def test_a_process_that_dies(code):
     with pytest.raises(ExportError, match="its process died: a crash in native code, or no memory was left"):
         in_child(exec, code)
+
+
+def test_a_stack_trace_comes_along():
+    with pytest.raises(UserError) as caught:
+        in_child(exec, "from data_pipeline.errors import UserError\nraise UserError('no clips')")
+    assert 'File "<string>", line 2' in str(caught.value.__cause__)
+
+
+FOREVER = """
+import sys, time
+from export.child import in_child
+
+CODE = "import os, time; open({file!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+if __name__ == "__main__":
+    in_child(exec, CODE.format(file=sys.argv[1]))
+"""
+
+
+def is_there(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_it_ends_with_its_parent(tmp_path, number):
+    (tmp_path / "forever.py").write_text(FOREVER)
+    command = [sys.executable, str(tmp_path / "forever.py"), str(tmp_path / "child")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    parent = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        child = wait_for(lambda: (tmp_path / "child").is_file() and (tmp_path / "child").read_text())
+        parent.send_signal(number)
+        parent.wait(10)
+        assert wait_for(lambda: not is_there(int(child)))
+    finally:
+        parent.kill()
+        parent.wait()
+
+
+def wait_for(found, seconds: float = 30):
+    """What `found` gives as soon as that is true."""
+    end = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return result

@@ -16,7 +16,7 @@ from export import material
 from export.errors import NotMadeError
 from export.front_end import front_end_state
 from export.number_format import FORMATS
-from export.reference import classify
+from export.reference import classify, classify_stream
 from export.tflite import operators
 from speech_gru.artefact import Artefact
 
@@ -97,6 +97,35 @@ def test_ranges_are_of_training_clips(subject, run, tiny_shards):
     assert len(features) < material.CALIBRATION_CLIPS
     found = subject.material.ranges["features"]
     assert (found.low, found.high) == pytest.approx((features.min(), features.max()), rel=1e-4)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(2, [[0, 1, 2, 3], [4, 5, 6, 7]]), (9, [list(range(10))])])
+def test_joined_clips(count, expected):
+    assert material.joined(np.arange(10).reshape(5, 2), count).tolist() == expected
+
+
+def test_what_streams_are_made_of(tiny_stream_run, tmp_path, monkeypatch):
+    """Their states are also those of clips that follow others; so is what they are compared with."""
+    from speech_gru.run import load_run
+
+    monkeypatch.setattr(material, "start_on_cpu", lambda: None)
+    found = material.gather(tiny_stream_run, None, (), tmp_path)
+    content, front_end = found.material, load_run(tiny_stream_run).front_end
+    audio = np.load(content.clips)[:8].reshape(-1)
+    np.testing.assert_array_equal(content.joined_clips(), audio)
+    np.testing.assert_allclose(content.joined_features, front_end(audio[None]).numpy()[0], rtol=0, atol=1e-5)
+    expected = classify_stream(content.joined_features[None], content.encoder)[0]
+    np.testing.assert_array_equal(found.stream_logits, expected)
+    clips, streams = content.ranges_for(FORMATS["int8"]), content.ranges_for(FORMATS["int8"], streams=True)
+    assert streams.keys() == clips.keys()
+    assert all(streams[name] == streams[name].joined(clips[name]) for name in clips)
+    assert any(streams[name].high > clips[name].high for name in clips if name.startswith("gru"))
+
+
+def test_a_model_that_cannot_stream_has_nothing_for_streams(subject):
+    assert subject.stream_logits is None
+    with pytest.raises(NotMadeError, match="bidirectional"):
+        subject.material.ranges_for(FORMATS["int8"], streams=True)
 
 
 def test_it_can_be_sent_to_another_process(subject):

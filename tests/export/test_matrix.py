@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from data_pipeline.errors import UserError
 from export import material, matrix
+from export.child import in_child
 from export.errors import ExportError, NotMadeError
 from export.matrix import KINDS, export_run
 from speech_gru import Recognizer, StreamingRecognizer
@@ -30,7 +31,7 @@ def names(folder) -> set[str]:
 def here(monkeypatch, subject):
     """Everything in this process, and the run is read once for all tests."""
     monkeypatch.setattr(matrix, "in_child", lambda function, *arguments: function(*arguments))
-    monkeypatch.setattr(matrix, "start_on_cpu", lambda: None)
+    monkeypatch.setattr(matrix, "start_on_cpu", lambda **_: None)
     monkeypatch.setattr(matrix, "gather", lambda folder, shards, overrides, scratch: subject)
 
 
@@ -63,6 +64,7 @@ def test_all_artefacts_of_a_run(full_export):
         assert proof.bytes == sum(len(file.read_bytes()) for file in files) > 0
         assert proof.equal_decisions >= 26
         assert proof.latency_ms > 0
+        assert proof.stream is None
     for name in {"saved_model", "float32", "onnx"} - optional:
         assert proofs[name].largest_difference < 1e-4
         assert proofs[name].equal_decisions == 27
@@ -100,6 +102,10 @@ def test_all_streaming_artefacts(stream_export):
     for name in (*STREAMS, "micro"):
         assert (proofs[name].status, proofs[name].clips) == ("proven", 27), proofs[name].reason
         assert proofs[name].equal_decisions >= 26
+        # Eight clips are 4000 samples each, a step is 400, and the last frame wants 56 more.
+        assert proofs[name].stream["steps"] == 79
+        assert proofs[name].stream["equal_decisions"] >= 75
+    assert proofs["stream_float32"].stream["largest_difference"] < 1e-4
     assert proofs["stream_float32"].largest_difference < 1e-4
     assert proofs["stream_float32"].latency_of == "50 ms chunk"
     assert names(out / "micro") == {"model.tflite", "model.h", "model.cc"}
@@ -123,14 +129,18 @@ def test_the_stream_is_the_clip_file(stream_export, tiny_shards):
 
 
 @pytest.fixture
-def earlier(full_export, tmp_path):
-    """A copy of an export, with something of the user's own."""
-    out = tmp_path / "out"
-    shutil.copytree(full_export.folder, out)
-    (out / "notes.txt").write_text("of the user")
-    (out / "saved_model" / "old").write_text("of the earlier export")
-    (out / "model.tflite").write_bytes(b"of the earlier export")
-    return out
+def copy(full_export, tmp_path):
+    """A copy of an export."""
+    return shutil.copytree(full_export.folder, tmp_path / "out")
+
+
+@pytest.fixture
+def earlier(copy):
+    """That, with something of the user's own and another model.tflite."""
+    (copy / "notes.txt").write_text("of the user")
+    (copy / "saved_model" / "old").write_text("of the earlier export")
+    (copy / "model.tflite").write_bytes(b"of the earlier export")
+    return copy
 
 
 def test_again_over_an_earlier_export(here, tiny_run, earlier):
@@ -168,7 +178,8 @@ def test_one_that_cannot_be_made(here, tiny_run, earlier, monkeypatch, error, st
     assert names(earlier) == before
     assert f"{status}: {reason}" in (earlier / "MODEL_CARD.md").read_text(encoding="utf-8")
     report = json.loads((earlier / "export_report.json").read_text(encoding="utf-8"))
-    assert [item["status"] for item in report["artefacts"]] == [status, "proven"]
+    found = {item["artefact"]: item["status"] for item in report["artefacts"]}
+    assert (found["float32"], found["float16"]) == (status, "proven")
 
 
 @pytest.mark.parametrize("name", ["saved_model", "float32", "int8"])
@@ -295,12 +306,112 @@ def test_a_folder_that_cannot_be_written(tiny_run, tmp_path, monkeypatch):
 
 
 def test_a_full_disk(here, tiny_run, earlier, monkeypatch):
+    """It may be full for one artefact alone."""
+
     def full(content, path):
         path.write_bytes(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    def look(content, path):
+        assert not (path.parent / "model_float16.tflite").exists(), "half of it takes the others' space"
+        return make(content, path)
+
+    make = KINDS["int8"].make
     change(monkeypatch, "float16", full)
+    change(monkeypatch, "int8", look)
     before = names(earlier)
-    with pytest.raises(UserError, match="can't be written: No space left on device"):
-        export_run(tiny_run, earlier, only=("float16",))
+    proofs = {proof.artefact: proof for proof in export_run(tiny_run, earlier, only=("float16", "int8"))}
+    expected = ("failed", "it can't be written: No space left on device")
+    assert (proofs["float16"].status, proofs["float16"].reason) == expected
+    assert proofs["int8"].status == "proven"
     assert names(earlier) == before
+
+
+def test_a_disk_on_which_nothing_can_be_said(here, tiny_run, tmp_path, monkeypatch):
+    def full(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(matrix, "write_text", full)
+    with pytest.raises(UserError, match="can't be written: No space left on device"):
+        export_run(tiny_run, tmp_path, only=("float32",))
+
+
+# Report and card beside what an earlier export has left
+
+
+def told(out) -> dict[str, dict]:
+    """The report's artefacts by name."""
+    found = json.loads((out / "export_report.json").read_text(encoding="utf-8"))
+    return {item["artefact"]: item for item in found["artefacts"]}
+
+
+def test_rows_of_files_that_are_still_there_are_kept(here, tiny_run, copy):
+    before = told(copy)
+    (copy / "model_int8.tflite").write_bytes(b"another")
+    (copy / "model_int16x8.tflite").unlink()
+    (copy / "saved_model" / "saved_model.pb").write_bytes(b"another")
+    export_run(tiny_run, copy, only=("dynamic_range",))
+    after = told(copy)
+    kept = {name for name, item in before.items() if item["status"] == "proven"}
+    assert after.keys() == kept - {"int8", "int16x8", "saved_model"}
+    assert {"float32", "float16", "dynamic_range"} <= after.keys()
+    assert list(after) == [name for name in KINDS if name in after]
+    assert after["float16"] == before["float16"]
+    card = (copy / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "| model.tflite |" in card
+    assert "| model_int8.tflite |" not in card
+
+
+@pytest.mark.parametrize("key", ["weights", "split", "shards", "clips"])
+def test_rows_of_another_proof_are_dropped(here, tiny_run, copy, key):
+    report = json.loads((copy / "export_report.json").read_text(encoding="utf-8"))
+    (copy / "export_report.json").write_text(json.dumps(report | {key: "another"}), encoding="utf-8")
+    export_run(tiny_run, copy, only=("dynamic_range",))
+    assert list(told(copy)) == ["dynamic_range"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"artefacts": [{"artefact": "float32"}]}', '{"artefacts": [1]}'])
+def test_a_damaged_report_tells_nothing(here, tiny_run, copy, content):
+    (copy / "export_report.json").write_text(content, encoding="utf-8")
+    export_run(tiny_run, copy, only=("dynamic_range",))
+    assert list(told(copy)) == ["dynamic_range"]
+
+
+def test_a_file_that_could_not_be_made_again_keeps_its_row(here, tiny_run, copy, monkeypatch):
+    def crash(content, path):
+        raise ExportError("its process died")
+
+    before = told(copy)
+    change(monkeypatch, "float32", crash)
+    proofs = {proof.artefact: proof for proof in export_run(tiny_run, copy, only=("float32", "float16"))}
+    assert (proofs["float32"].status, proofs["float16"].status) == ("failed", "proven")
+    assert told(copy)["float32"] == before["float32"]
+
+
+def test_where_nothing_was_proven_report_and_card_stay(here, tiny_run, copy):
+    before = [(copy / name).read_bytes() for name in ("export_report.json", "MODEL_CARD.md")]
+    proofs = export_run(tiny_run, copy, only=("stream_float32",))
+    assert [proof.status for proof in proofs] == ["not made"]
+    assert [(copy / name).read_bytes() for name in ("export_report.json", "MODEL_CARD.md")] == before
+
+
+def test_the_report_is_written_after_each_artefact(here, tiny_run, tmp_path, monkeypatch):
+    def stop(content, path):
+        raise KeyboardInterrupt
+
+    change(monkeypatch, "dynamic_range", stop)
+    with pytest.raises(KeyboardInterrupt):
+        export_run(tiny_run, tmp_path, only=("float32", "float16", "dynamic_range"))
+    assert list(told(tmp_path)) == ["float32", "float16"]
+    assert names(tmp_path) == {"model.tflite", "model_float16.tflite", "export_report.json", "MODEL_CARD.md"}
+
+
+def test_the_saved_model_is_timed_on_one_thread(subject, tmp_path):
+    """As the others are; it can be told only to a TensorFlow that hasn't started."""
+    assert in_child(threads_of_the_saved_model, subject.material, tmp_path / "saved_model") == (1, 1)
+
+
+def threads_of_the_saved_model(content, path) -> tuple[int, int]:
+    KINDS["saved_model"].make(content, path)
+    threading = tf.config.threading
+    return threading.get_intra_op_parallelism_threads(), threading.get_inter_op_parallelism_threads()

@@ -10,8 +10,10 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 from export.errors import ExportError
-from export.micro import MicroStream, arena_bytes, write_micro
+from export.micro import MicroFile, arena_bytes, write_micro
 from export.tflite import operators
+from export.verify import run_steps
+from speech_gru.lite_file import LiteFile
 
 CASES = {
     "convolutions": {"convolution_filters": 6, "subsampling": 3},
@@ -119,18 +121,14 @@ def lite_steps(model: bytes, chunks: list[np.ndarray]) -> np.ndarray:
     return np.array(rows)
 
 
-def test_micro_steps_are_lite_steps(step_model, micro_case, features):
+def test_micro_steps_are_lite_steps(step_model, micro_case, features, tmp_path):
     pytest.importorskip("tflite_micro", reason="needs tflite_micro, of the extra micro")
     size = micro_case.encoder.subsampling
-    chunks = [clip[None, start : start + size] for clip in features[:3] for start in range(0, 12, size)]
-    stream = MicroStream(step_model)
-    interpreter = Interpreter(model_content=step_model)
-    states = stream.initial_states(len(interpreter.get_input_details()) - 1)
-    rows = []
-    for chunk in chunks:
-        logits, states = stream.step(chunk, states)
-        rows.append(logits)
-    expected = lite_steps(step_model, chunks)
+    audio = features[:3, :12].reshape(-1, features.shape[2])
+    (tmp_path / "model.tflite").write_bytes(step_model)
+    states = LiteFile(tmp_path / "model.tflite").initial_states()
+    rows = run_steps(MicroFile(step_model), audio, states, size)
+    expected = lite_steps(step_model, [audio[None, start : start + size] for start in range(0, len(audio), size)])
     step = np.min(np.diff(np.unique(expected)))
     assert np.abs(np.array(rows) - expected).max() <= 2.01 * step
     assert expected.std() > 10 * step
@@ -139,4 +137,4 @@ def test_micro_steps_are_lite_steps(step_model, micro_case, features):
 def test_without_tflite_micro(step_model, monkeypatch):
     monkeypatch.setitem(sys.modules, "tflite_micro", None)
     with pytest.raises(ModuleNotFoundError):
-        MicroStream(step_model)
+        MicroFile(step_model)

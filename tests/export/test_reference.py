@@ -7,7 +7,20 @@ import numpy as np
 import pytest
 
 from export.encoder import Convolution, Gru, Pooling
-from export.reference import Range, Ranges, classify, convolve, embed, encode, gru, gru_step, pool, sigmoid
+from export.reference import (
+    Range,
+    Ranges,
+    classify,
+    classify_stream,
+    convolve,
+    embed,
+    encode,
+    gru,
+    gru_step,
+    pool,
+    sigmoid,
+    softmax,
+)
 
 UNITS, INPUTS, STEPS = 5, 3, 6
 
@@ -135,6 +148,11 @@ def test_sigmoid():
     np.testing.assert_allclose(sigmoid(values), [0, 1 / (1 + math.exp(2)), 0.5, 1 / (1 + math.exp(-3)), 1], atol=1e-7)
 
 
+def test_softmax():
+    logits = np.array([[0, math.log(3)], [1e4, -1e4]], np.float32)
+    np.testing.assert_allclose(softmax(logits), [[0.25, 0.75], [1, 0]], rtol=1e-6)
+
+
 def test_what_is_watched(random_case, features):
     encoder = random_case(convolution_filters=6, subsampling=3).encoder
     seen = {}
@@ -148,6 +166,34 @@ def test_what_is_watched(random_case, features):
     np.testing.assert_array_equal(seen["pooled"], embed(features, encoder))
     states = encode(features, encoder)
     np.testing.assert_allclose(seen["attention"], states @ encoder.pooling.hidden + encoder.pooling.bias, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["attention", "mean", "last"])
+@pytest.mark.parametrize(("filters", "subsampling"), [(0, 3), (6, 1), (6, 3)])
+def test_a_stream(random_case, features, filters, subsampling, pooling):
+    """After each step: the pooled states of the last clip's length; before the beginning there are zeros."""
+    settings = {"convolution_filters": filters, "subsampling": subsampling, "pooling": pooling}
+    encoder = random_case(bidirectional=False, **settings).encoder
+    audio = features[:8].reshape(2, -1, features.shape[2])
+    found = classify_stream(audio, encoder)
+    states = encode(audio, encoder)
+    assert found.shape[:2] == states.shape[:2]
+    padded = np.pad(states, ((0, 0), (encoder.steps - 1, 0), (0, 0)))
+    for step in range(states.shape[1]):
+        window = padded[:, step : step + encoder.steps]
+        expected = pool(window, encoder.pooling, bidirectional=False) @ encoder.head + encoder.head_bias
+        np.testing.assert_allclose(found[:, step], expected, rtol=0, atol=1e-5)
+    clip = classify_stream(features[:2], encoder)[:, encoder.steps - 1]
+    np.testing.assert_allclose(clip, classify(features[:2], encoder), rtol=0, atol=1e-5)
+
+
+def test_what_is_watched_in_a_stream(random_case, features):
+    encoder = random_case(bidirectional=False, convolution_filters=6, subsampling=3).encoder
+    clips, stream = Ranges(), Ranges()
+    classify(features[:4], encoder, clips)
+    logits = classify_stream(features[:8].reshape(2, -1, features.shape[2]), encoder, stream)
+    assert stream.keys() == clips.keys()
+    assert (stream["logits"].low, stream["logits"].high) == (logits.min(), logits.max())
 
 
 def test_ranges():

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from export.reference import classify_stream
 from export.tflite import operators
 from export.verify import read_clip_file, read_micro, read_saved_model, read_stream_file
 
@@ -30,12 +31,14 @@ def test_a_clip_file(random_case, written, clips, features):
 
 
 @pytest.mark.parametrize("subsampling", [1, 3])
-def test_a_stream_file(random_case, written, clips, features, subsampling):
+def test_a_stream_file(random_case, written, clips, features, front_end, subsampling):
     """Read at the end of each clip, which here is at the end of a chunk or within one."""
     case = random_case(bidirectional=False, convolution_filters=6, subsampling=subsampling)
     file = written(case, "stream")
-    reading = read_stream_file(file, clips[:20])
+    reading = read_stream_file(file, clips[:20], clips[:4].reshape(-1))
     np.testing.assert_allclose(reading.logits, case.model(features[:20]), rtol=0, atol=1e-5)
+    joined = classify_stream(front_end(clips[:4].reshape(1, -1)).numpy(), case.encoder)[0]
+    np.testing.assert_allclose(reading.stream_logits, joined, rtol=0, atol=1e-5)
     assert reading.latency_of == f"{8 * subsampling} ms chunk"
     assert reading.operators == dict(operators(file.read_bytes()))
     assert 0 < reading.latency_ms < 1000
@@ -49,9 +52,13 @@ def test_a_step_model(random_case, written, features, monkeypatch, installed):
         monkeypatch.setitem(sys.modules, "tflite_micro", None)
     case = random_case(bidirectional=False, convolution_filters=6, subsampling=3)
     file = written(case, "step", "int8")
-    reading = read_micro(file.parent, features[:20], case.encoder)
+    joined = features[:4].reshape(-1, features.shape[2])
+    reading = read_micro(file.parent, features[:20], joined, case.encoder)
     expected = case.model(features[:20]).numpy()
     assert np.abs(reading.logits - expected).mean() < 0.1 * expected.std()
+    stream = classify_stream(joined[None], case.encoder)[0]
+    assert reading.stream_logits.shape == stream.shape
+    assert np.abs(reading.stream_logits - stream).mean() < 0.1 * stream.std()
     assert reading.latency_of == "step here"
     assert reading.operators == dict(operators(file.read_bytes()))
 

@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -158,7 +159,7 @@ def test_nothing_of_what_was_asked_for_can_be_made(speech_gru, run, monkeypatch)
     assert outcome.code == 1
     assert outcome.err.startswith("stream.tflite: not made: the encoder is bidirectional")
     assert "agrees" not in outcome.out
-    assert {path.name for path in (run / "export").iterdir()} == {"export_report.json", "MODEL_CARD.md"}
+    assert not list((run / "export").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -213,6 +214,58 @@ def test_ctrl_c(speech_gru, run, tiny_export, monkeypatch):
     assert outcome.err.endswith("speech-gru: interrupted; what was finished is kept, nothing is half-written\n")
     assert contents(run / "export") == contents(tiny_export)
     assert {path.name for path in (run / "export").iterdir()} == {path.name for path in tiny_export.iterdir()}
+
+
+def test_told_to_stop(run, tmp_path):
+    """In the middle of it: no process goes on, no folder is left, and what was finished is kept."""
+    command = [sys.executable, "-m", "speech_gru", "export", str(run)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8", start_new_session=True)
+    try:
+        end = time.monotonic() + 300
+        while not (run / "export" / "model.tflite").is_file():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 143
+        assert err == "\nspeech-gru: told to stop; what was finished is kept, nothing is half-written\n"
+        left = {path.name for path in (run / "export").iterdir()}
+        assert {"saved_model", "model.tflite"} <= left
+        assert not [name for name in left if name.startswith(".")]
+        end = time.monotonic() + 30
+        while goes_on(process.pid):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def goes_on(group: int) -> bool:
+    """Whether a group has processes."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_are_as_before_afterwards(speech_gru, exporting, number):
+    before = signal.getsignal(number)
+    exporting([PROVEN])
+    speech_gru("export", "run")
+    assert signal.getsignal(number) is before
+
+
+def test_sigterm(speech_gru, run, monkeypatch):
+    monkeypatch.setattr(matrix, "judge", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    outcome = speech_gru("export", run, "--only", "float32")
+    assert outcome.code == 143
+    assert outcome.err.endswith("speech-gru: told to stop; what was finished is kept, nothing is half-written\n")
+    assert not list((run / "export").iterdir())
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_no_finished_run(speech_gru, run):
