@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.errors import UserError
-from data_pipeline.settings import normalize_text
+from data_pipeline.settings import ComposeSettings, normalize_text
 from speech_gru.config import (
     SHIPPED,
     AccuracyLoss,
@@ -235,18 +235,60 @@ class TestExport:
         assert f"mine.yaml: {expected}" in complaint(f"export: {{{text}}}\n")
 
 
-class TestConvolutionThatStreams:
-    def test_it_looks_at_every_frame(self, complaint):
-        text = "model: {bidirectional: false, convolution_filters: 4, convolution_kernel: 3, subsampling: 4}\n"
-        assert complaint(text) == (
-            "mine.yaml: model: convolution_kernel (3) must be at least subsampling (4), or frames are never looked at"
-        )
-        assert "must be at least subsampling (6)" in complaint(text, "model.subsampling=6")
+class TestConvolution:
+    TEXT = "model: {bidirectional: false, convolution_filters: 4, convolution_kernel: 3, subsampling: 4}\n"
 
-    @pytest.mark.parametrize("override", ["bidirectional=true", "convolution_filters=0", "convolution_kernel=4"])
+    @pytest.mark.parametrize("bidirectional", ["false", "true"])
+    def test_it_looks_at_every_frame(self, complaint, bidirectional):
+        override = f"model.bidirectional={bidirectional}"
+        assert complaint(self.TEXT, override).endswith(
+            "model: convolution_kernel (3) must be at least subsampling (4), or frames are never looked at"
+        )
+        assert "must be at least subsampling (6)" in complaint(self.TEXT, override, "model.subsampling=6")
+
+    @pytest.mark.parametrize("override", ["convolution_filters=0", "convolution_kernel=4"])
     def test_others_need_not(self, load, override):
-        text = "model: {bidirectional: false, convolution_filters: 4, convolution_kernel: 3, subsampling: 4}\n"
-        assert load(text, f"model.{override}").model.subsampling == 4
+        assert load(self.TEXT, f"model.{override}").model.subsampling == 4
+
+
+class TestPhrases:
+    NEEDED = "model.head: ctc and phrases (corpus.tokens, or a section compose) need each other"
+
+    def test_they_need_a_ctc_head_and_it_needs_them(self, load, complaint):
+        for text in ("model: {head: ctc}\n", "compose: {words: [1, 3]}\n"):
+            assert complaint(text) == f"mine.yaml: {self.NEEDED}"
+        assert complaint("", "corpus.tokens=characters").endswith(self.NEEDED)
+        assert load("compose: {words: [1, 3]}\n", "model.head=ctc").compose.words == (1, 3)
+        for tokens in ("words", "characters", "phonemes"):
+            assert load("", "model.head=ctc", f"corpus.tokens={tokens}").corpus.tokens == tokens
+
+    def test_they_are_recorded_or_composed(self, complaint):
+        message = complaint("compose: {words: [1, 3]}\n", "model.head=ctc", "corpus.tokens=words")
+        assert message == "mine.yaml: compose makes phrases of a corpus of words; it can't be had with corpus.tokens"
+
+    @pytest.mark.parametrize(
+        "setting",
+        [
+            *("augment.mixup=0.2", "augment.preceding_ms=100", "augment.fresh_unknown=true"),
+            *("training.class_balance=0.5", "training.xla=true", "front_end.deltas=1"),
+        ],
+    )
+    def test_what_they_cant_be_had_with_is_named(self, complaint, load, setting):
+        phrases = ("corpus.tokens=words", "model.head=ctc", "model.bidirectional=false")
+        key = setting.partition("=")[0]
+        assert complaint("", *phrases, setting) == f"mine.yaml: {key}: not for phrases (model.head: ctc); leave it out"
+        assert load("", "model.bidirectional=false", setting)
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ("words: [3, 1]", "words: the first value (3) must not exceed the second (1)"),
+            ("gap_ms: [-1, 4]", "gap_ms: expected times from 0, got -1"),
+            ("level_db: [4, 2]", "level_db: the first value (4) must not exceed the second (2)"),
+        ],
+    )
+    def test_impossible_compositions(self, complaint, values, message):
+        assert message in complaint(f"compose: {{{values}}}\n", "model.head=ctc")
 
 
 class TestPrecedingSound:
@@ -550,9 +592,9 @@ def test_no_setting_is_dead():
         path.read_text(encoding="utf-8") for path in sources if path.name not in ("settings.py", "config.py")
     )
     config = Config(name="x", corpus={"path": "a", "shards": "b"})
-    for section in ("corpus", "front_end", "augment", "model", "training", "tensorboard", "export"):
-        for name in getattr(config, section).model_dump():
-            if name != "clip_seconds":
-                assert re.search(rf"(settings|config\.\w+|corpus|augment|training|model)\.{name}\b|\"{name}\"", code), (
-                    name
-                )
+    sections = ("corpus", "front_end", "augment", "model", "training", "tensorboard", "export")
+    names = [name for section in sections for name in getattr(config, section).model_dump()]
+    for name in {*names, *ComposeSettings.model_fields} - {"clip_seconds"}:
+        assert re.search(rf"(settings|config\.\w+|corpus|augment|training|model|compose)\.{name}\b|\"{name}\"", code), (
+            name
+        )
