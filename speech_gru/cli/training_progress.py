@@ -6,6 +6,7 @@ from speech_gru.cli.console import new_table, print_table
 from speech_gru.config import Config
 from speech_gru.loop import Monitor
 from speech_gru.training import Plan
+from speech_gru.transcripts import Transcripts
 
 
 def print_plan(experiment: Config, plan: Plan, folder: Path) -> None:
@@ -54,9 +55,12 @@ class EpochPrinter(Monitor):
         self.bar.update(self.task, completed=done, loss=loss, description=described)
 
     def epoch(self, epoch, figures, predictions):
+        right, measured = "accuracy", f"accuracy {figures['validation_accuracy']:.2%}"
+        if isinstance(predictions, Transcripts):
+            right, measured = "exact phrases", f"word error rate {predictions.word_error_rate:.2%}"
         self.bar.console.print(
-            f"epoch {epoch}/{self.epochs}: loss {figures['loss']:.4f}, accuracy {figures['accuracy']:.2%}; validation "
-            f"loss {figures['validation_loss']:.4f}, accuracy {figures['validation_accuracy']:.2%}; "
+            f"epoch {epoch}/{self.epochs}: loss {figures['loss']:.4f}, {right} {figures['accuracy']:.2%}; validation "
+            f"loss {figures['validation_loss']:.4f}, {measured}; "
             f"{figures['clips_per_second']:,.0f} clips/s, {figures['data_wait_share']:.0%} of it waiting for data",
         )
 
