@@ -103,7 +103,7 @@ def test_what_is_better_than_its_model_passes(subject_of):
     assert (proof.status, proof.correct, proof.equal_decisions) == ("proven", 193, 197)
 
 
-@pytest.mark.parametrize(("others", "status"), [(7, "proven"), (8, "failed")])
+@pytest.mark.parametrize(("others", "status"), [(15, "proven"), (16, "failed")])
 def test_what_decides_otherwise_too_often_fails_however_many_it_gets_right(subject_of, others, status):
     """It gets as many right as its model, but not the same ones."""
     subject = subject_of(500, accuracy_loss={"int8": 0.3})
@@ -114,7 +114,7 @@ def test_what_decides_otherwise_too_often_fails_however_many_it_gets_right(subje
     proof = judge("int8", "f", reading(logits), subject, "int8")
     assert subject.facts.correct - proof.correct <= 1
     assert (proof.status, proof.equal_decisions) == (status, 500 - others)
-    expected = f"it decides {others} of 500 clips otherwise than its model; 5 times export.accuracy_loss.int8 allow 7"
+    expected = f"it decides {others} of 500 clips otherwise than its model; 10 times export.accuracy_loss.int8 allow 15"
     assert proof.reason == (expected if status == "failed" else "")
 
 
