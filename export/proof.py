@@ -11,8 +11,8 @@ from export.verify import Reading
 
 OTHER_DECISIONS = 10
 """A smaller format may decide otherwise than its model on so many times the clips that it may get wrong on balance: of
-those of which the model wasn't sure, it gets some right in turn. A model that got 77 % right lost nothing in int16x8 and
-decided 11 of 2,282 clips otherwise, as many as five times would have allowed."""
+those of which the model wasn't sure, it gets some right in turn. A model that got 77 % right lost nothing in
+int16x8 and decided 11 of 2,282 clips otherwise, as many as five times would have allowed."""
 OTHER_STEPS = 5
 """Percent of a stream's steps that it may: many lie between words, where the model isn't sure of anything."""
 
