@@ -11,6 +11,10 @@ Objective = Callable[..., tuple]
 """(model, *batch) -> losses float32 (batch,), correct bool (batch,); the model is run as in training."""
 BLANK = 0
 """The token that says nothing, in a CTC head's logits."""
+UNSAYABLE = 700.0
+"""The loss of a text for which a clip's steps don't suffice, a constant: it moves no weight."""
+_NEVER = -1e30
+"""The logarithm of a probability of 0: finite, and so far below all others that nothing comes near it."""
 
 
 def build_objective(config: Config) -> Objective:
@@ -48,7 +52,9 @@ class CtcObjective:
 def ctc_loss(logits, steps, tokens, token_counts):
     """Minus the logarithm of a text's probability, the sum over its alignments: float32 (batch,), always finite.
 
-    A text for which the steps don't suffice costs several hundred.
+    A text for which the steps don't suffice costs UNSAYABLE. The forward algorithm of Graves et al. 2006, section 4.1:
+    of Keras's own `ops.ctc_loss` the time grows with the square of the text's length on TensorFlow, so that sentences
+    take ten times as long, and the value isn't finite on PyTorch.
 
     Args:
         logits: (batch, steps, labels), of which label 0 is the blank.
@@ -56,17 +62,48 @@ def ctc_loss(logits, steps, tokens, token_counts):
         tokens: (batch, tokens) int32, from 1; after the last anything.
         token_counts: (batch,) int32; may be 0.
     """
-    return ops.ctc_loss(tokens, ops.cast(logits, "float32"), token_counts, steps, mask_index=BLANK)
+    log_probs = ops.log_softmax(ops.cast(logits, "float32"), axis=2)
+    tokens = ops.where(_within(tokens, token_counts), tokens, BLANK)
+    # A path's states: a blank, the first token, a blank, the second token, ..., a blank.
+    states = ops.reshape(ops.stack([ops.zeros_like(tokens), tokens], axis=2), (-1, 2 * ops.shape(tokens)[1]))
+    states = ops.pad(states, ((0, 0), (0, 1)), constant_values=BLANK)
+    # Two different tokens need no blank between them.
+    can_skip = ops.logical_and(states != BLANK, states != _shifted(states, 2, BLANK))
+    emitted = ops.take_along_axis(log_probs, states[:, None, :], axis=2)
+
+    def step(alpha, now):
+        emitted, is_within = now
+        skipped = ops.where(can_skip, _shifted(alpha, 2, _NEVER), _NEVER)
+        come = ops.logsumexp(ops.stack([alpha, _shifted(alpha, 1, _NEVER), skipped]), axis=0)
+        return ops.where(is_within[:, None], come + emitted, alpha), None
+
+    before = ops.where(ops.arange(ops.shape(states)[1]) == 0, 0.0, _NEVER) * ops.ones_like(states, dtype="float32")
+    moments = ops.swapaxes(emitted, 0, 1), ops.swapaxes(_within(log_probs[:, :, 0], steps), 0, 1)
+    alpha, _ = ops.scan(step, before, moments)
+    # A path ends in the last token, which an empty text has not, or in the blank behind it.
+    alpha = ops.pad(alpha, ((0, 0), (1, 0)), constant_values=_NEVER)
+    last = 2 * ops.cast(token_counts, "int32")[:, None]
+    ends = ops.take_along_axis(alpha, ops.concatenate([last, last + 1], axis=1), axis=1)
+    likelihood = ops.logsumexp(ends, axis=1)
+    return ops.where(likelihood > _NEVER / 2, -likelihood, UNSAYABLE)
 
 
 def says(logits, steps, tokens, token_counts):
     """Whether the most probable path (speech_gru.decoding.greedy) says the text: bool (batch,). Arguments as above."""
     path = ops.cast(ops.argmax(logits, axis=2), "int32")
-    before = ops.pad(path[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
-    inside = ops.arange(ops.shape(path)[1], dtype="int32")[None, :] < steps[:, None]
-    kept = inside & (path != before) & (path != BLANK)
+    kept = ops.logical_and(_within(path, steps), ops.logical_and(path != _shifted(path, 1, -1), path != BLANK))
     # The text's token that each step must say, if it says one: that of its number among those kept.
     number = ops.cumsum(ops.cast(kept, "int32"), axis=1)
     expected = ops.take_along_axis(tokens, ops.clip(number - 1, 0, ops.shape(tokens)[1] - 1), axis=1)
     count = ops.sum(ops.cast(kept, "int32"), axis=1)
-    return ops.logical_and(count == token_counts, ops.all(ops.logical_not(kept) | (path == expected), axis=1))
+    return ops.logical_and(count == token_counts, ops.all(ops.logical_or(ops.logical_not(kept), path == expected), 1))
+
+
+def _within(sequence, lengths):
+    """Whether a place lies within its sequence's length: (batch, places, ...), (batch,) -> bool (batch, places)."""
+    return ops.arange(ops.shape(sequence)[1], dtype="int32")[None, :] < ops.cast(lengths, "int32")[:, None]
+
+
+def _shifted(sequence, places: int, first):
+    """(batch, length), each value moved `places` to the right, `first` at the beginning."""
+    return ops.pad(sequence, ((0, 0), (places, 0)), constant_values=first)[:, : ops.shape(sequence)[1]]
