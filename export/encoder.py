@@ -48,7 +48,7 @@ class Gru:
 
 @dataclass(frozen=True)
 class Pooling:
-    """How (steps, channels) become (channels,): "attention", "mean" or "last"."""
+    """How (steps, channels) become (channels,): "attention", "mean" or "last"; "none": they don't, for a CTC head."""
 
     kind: str
     hidden: np.ndarray | None = None
@@ -60,10 +60,10 @@ class Pooling:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Features (frames, features) -> logits (labels,)."""
+    """Features (frames, features) -> logits (labels,); with a CTC head (steps, labels)."""
 
     frames: int
-    """Of a clip."""
+    """Of a clip; with a CTC head the most that are looked at together."""
     features: int
     stacked: int
     """So many frames are laid side by side before the first GRU layer; 1 where convolutions do the subsampling."""
@@ -74,6 +74,11 @@ class Encoder:
     head: np.ndarray
     """float32 (channels, labels)."""
     head_bias: np.ndarray
+
+    @property
+    def is_ctc(self) -> bool:
+        """Whether each step has logits, and clips lengths of their own."""
+        return self.pooling.kind == "none"
 
     @property
     def bidirectional(self) -> bool:
@@ -98,9 +103,13 @@ class Encoder:
         return sum(array.size for array in (*recurrent, *convolved, *pooling, self.head, self.head_bias))
 
 
-def read_encoder(model: keras.Model, settings: ModelSettings) -> Encoder:
-    """The weights of a model that `speech_gru.model.build_model` made with these settings."""
-    _, frames, features = model.input.shape
+def read_encoder(model: keras.Model, settings: ModelSettings, frames: int) -> Encoder:
+    """The weights of a model that `speech_gru.model.build_model` made with these settings.
+
+    Args:
+        frames: of a clip; with a CTC head the most to be looked at together.
+    """
+    features = model.inputs[0].shape[2]
     convolutions = (
         tuple(_convolution(model, settings, index) for index in range(settings.convolution_layers))
         if settings.convolution_filters
@@ -147,6 +156,8 @@ def _gru(layer: keras.layers.GRU) -> Gru:
 
 
 def _pooling(model: keras.Model, settings: ModelSettings) -> Pooling:
+    if settings.head == "ctc":
+        return Pooling("none")
     if settings.pooling != "attention":
         return Pooling(settings.pooling)
     layer = model.get_layer("pooling")

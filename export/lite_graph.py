@@ -62,6 +62,46 @@ class LiteGraph:
             return [weights, graph.constant(bias)]
         return [weights, graph.constant(*quantize_bias(bias, inputs, quantization))]
 
+    # Masks
+
+    def within(self, samples: Tensor, ends: np.ndarray) -> Tensor:
+        """1 where a frame or step ends within the clip, else 0: (ends, 1) float32.
+
+        Args:
+            samples: (1, 1) int32, of the clip.
+            ends: sample at which each frame or step ends, (ends,).
+        """
+        count = len(ends)
+        last = self.graph.constant(ends.astype(np.int32).reshape(count, 1))
+        inside = self.graph.apply("LESS_EQUAL", [last, samples], (count, 1), Form("bool"))
+        return self.graph.apply("CAST", [inside], (count, 1))
+
+    def masked(self, tensor: Tensor, mask: Tensor | None) -> Tensor:
+        """A sequence (…, steps, channels), zero where the mask (steps, 1) is; as it is if there is none."""
+        if mask is None:
+            return tensor
+        mask = self.reshape(mask, *[1] * (len(tensor.shape) - 2), *mask.shape)
+        return self.combine("MUL", tensor, self.cast(mask, self._mask_form(tensor.form)), tensor.form)
+
+    @staticmethod
+    def _mask_form(form: Form) -> Form:
+        """Of a mask of 0 and 1, so that both are exact."""
+        highest = {"int8": 127, "int16": 32767}
+        return FLOAT if form == FLOAT else Form(form.dtype, Quantization(1 / highest[form.dtype]))
+
+    def _resting(self, projected: Tensor, gru: Gru, mask: Tensor) -> Tensor:
+        """A layer's projections (steps, 3 units) with those by which a state of zero stays zero, where the mask is 0.
+
+        With h = 0, and W x + b taken for zero, the reset gate is 1/2 and the candidate tanh(c_h / 2 + what is put in
+        its projection's place): minus c_h / 2. See export.reference.
+        """
+        form = projected.form
+        rest = np.concatenate([np.zeros(2 * gru.units, np.float32), -gru.candidate_bias / 2])[None]
+        quantized = self.graph.constant(rest)
+        outside = self.graph.apply("SUB", [self.graph.constant(np.ones((1, 1), np.float32)), mask], mask.shape)
+        resting = self.combine("MUL", outside, quantized, FLOAT, shape=projected.shape)
+        return self.combine("ADD", self.masked(projected, mask), self.cast(resting, form), form)
+
     # Layers
 
     def dense(
@@ -102,18 +142,26 @@ class LiteGraph:
             return hidden
         return self.combine("ADD", hidden, inputs, self.products_form(f"{name}/sum"))
 
-    def gru_layer(self, inputs: Tensor, layer: tuple[Gru, ...], name: str, states: list[Tensor]) -> list[list[Tensor]]:
+    def gru_layer(
+        self,
+        inputs: Tensor,
+        layer: tuple[Gru, ...],
+        name: str,
+        states: list[Tensor],
+        mask: Tensor | None = None,
+    ) -> list[list[Tensor]]:
         """All steps' states of each direction, each (1, units) and at its own step.
 
         Args:
             inputs: (steps, channels), in the products' form.
             states: each direction's state before its first step.
+            mask: (steps, 1): backwards the state stays zero until the clip's last step; None: all steps are within it.
         """
-        projections = [self.dense(inputs, gru.kernel, gru.bias, f"{name}/projected") for gru in layer]
-        rows = [
-            self.split(self.cast(item, self.gates_form(f"{name}/projected")), inputs.shape[0], 0)
-            for item in projections
-        ]
+        form = self.gates_form(f"{name}/projected")
+        projections = [self.cast(self.dense(inputs, gru.kernel, gru.bias, f"{name}/projected"), form) for gru in layer]
+        if mask is not None and len(layer) == 2:
+            projections[1] = self._resting(projections[1], layer[1], mask)
+        rows = [self.split(item, inputs.shape[0], 0) for item in projections]
         orders = [list(range(inputs.shape[0])), list(reversed(range(inputs.shape[0])))][: len(layer)]
         found = [[None] * inputs.shape[0] for _ in layer]
         step = self._step_graph(layer, name) if inputs.shape[0] > 1 else None
@@ -177,10 +225,18 @@ class LiteGraph:
 
     # Operators
 
-    def combine(self, operator: str, left: Tensor, right: Tensor, form: Form, graph: Graph | None = None) -> Tensor:
-        """ADD, SUB or MUL of two tensors of one shape."""
+    def combine(
+        self,
+        operator: str,
+        left: Tensor,
+        right: Tensor,
+        form: Form,
+        graph: Graph | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """ADD, SUB or MUL of two tensors of the left one's shape, or that spread to `shape`."""
         options = {"potScaleInt16": False} if form.dtype == "int16" and operator != "MUL" else {}
-        return (graph or self.graph).apply(operator, [left, right], left.shape, form, **options)
+        return (graph or self.graph).apply(operator, [left, right], shape or left.shape, form, **options)
 
     def split(self, tensor: Tensor, parts: int, axis: int, graph: Graph | None = None) -> list[Tensor]:
         """Equal parts along an axis."""
@@ -226,11 +282,14 @@ class LiteGraph:
 
     # The whole
 
-    def convolved(self, features: Tensor, pasts: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+    def convolved(
+        self, features: Tensor, pasts: list[Tensor] | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Features (frames, features), in the products' form -> inputs (steps, channels) of the first GRU layer.
 
         Args:
             pasts: in a stream, what each convolution keeps of the past.
+            mask: (steps, 1), see `within`; None: all steps are within the clip.
 
         Returns: the inputs, and what each convolution keeps for the next chunk.
         """
@@ -245,7 +304,7 @@ class LiteGraph:
             if pasts and pasts[index] is not None:
                 with_past, newest = self._after(pasts[index], hidden)
                 kept.append(newest)
-            hidden = self.convolve(hidden, convolution, f"convolution_{index}", with_past)
+            hidden = self.masked(self.convolve(hidden, convolution, f"convolution_{index}", with_past), mask)
         return self.reshape(hidden, *hidden.shape[2:]), kept
 
     def _after(self, past: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -256,18 +315,21 @@ class LiteGraph:
         size = self.graph.constant(np.array(past.shape, np.int32))
         return both, self.graph.apply("SLICE", [both, begin, size], (1, 1, frames, channels), past.form)
 
-    def recurrent(self, inputs: Tensor, states: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+    def recurrent(
+        self, inputs: Tensor, states: list[Tensor] | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Inputs of the first GRU layer, in the products' form -> the top layer's states (steps, channels).
 
         Args:
             states: of each layer and direction before its first step; zeros if None.
+            mask: as for `convolved`.
 
         Returns: the top layer's states, and each layer's after its last step.
         """
         given, last, outputs = iter(states or ()), [], None
         for index, layer in enumerate(self.encoder.layers):
             before = list(itertools.islice(given, len(layer))) if states else [self._zeros(gru.units) for gru in layer]
-            directions = self.gru_layer(inputs, layer, f"gru_{index}", before)
+            directions = self.gru_layer(inputs, layer, f"gru_{index}", before, mask)
             last += [directions[0][-1], *(direction[0] for direction in directions[1:])]
             outputs = self.concatenate([self.concatenate(direction, 0) for direction in directions], axis=1)
             inputs = self.cast(outputs, self._state_operand)
@@ -279,8 +341,13 @@ class LiteGraph:
         return self.graph.constant(np.zeros((1, units), np.int16), self.state_form.quantization)
 
     def pool(self, states: Tensor, last: list[Tensor]) -> Tensor:
-        """The top layer's states (steps, channels) -> (1, channels), in float32 unless it is the last state."""
+        """The top layer's states (steps, channels) -> (1, channels), in float32 unless it is the last state.
+
+        With a CTC head they are what they are.
+        """
         pooling, (steps, channels) = self.encoder.pooling, states.shape
+        if pooling.kind == "none":
+            return states
         if pooling.kind == "last":
             return self.concatenate(last[-len(self.encoder.layers[-1]) :], axis=1)
         floats = self.cast(states, FLOAT)
@@ -298,8 +365,9 @@ class LiteGraph:
         return self.graph.apply("BATCH_MATMUL", [weights, floats], (1, channels))
 
     def head(self, pooled: Tensor) -> Tensor:
-        """(1, channels) -> logits (1, labels), in the products' form."""
-        operand = self._state_operand if self.encoder.pooling.kind == "last" else self.products_form("pooled")
+        """(rows, channels) -> logits (rows, labels), in the products' form."""
+        is_state = self.encoder.pooling.kind in ("last", "none")
+        operand = self._state_operand if is_state else self.products_form("pooled")
         return self.dense(self.cast(pooled, operand), self.encoder.head, self.encoder.head_bias, "logits")
 
 

@@ -1,5 +1,7 @@
 """Trained run -> ONNX file, float32, any batch size: audio (batch, samples) -> logits (batch, labels).
 
+With a CTC head: audio (batch, samples of a window), samples (batch,) -> logits (batch, steps, labels).
+
 Through tf2onnx, from the graph of export.saved_model. It can't convert that graph's Fourier transform (its real and
 imaginary parts), and ONNX's own is in few runtimes: here the transform is a matrix product, of the same front end.
 """
@@ -39,11 +41,16 @@ def write_onnx(encoder: Encoder, front_end: FrontEndState, clip_samples: int, fi
     cosine, sine = np.cos(angle).astype(np.float32), -np.sin(angle).astype(np.float32)
     layer.transform = lambda frames: (keras.ops.matmul(frames, cosine), keras.ops.matmul(frames, sine))
 
-    @tf.function(input_signature=[tf.TensorSpec((None, clip_samples), tf.float32, name="audio")], autograph=False)
-    def recognize(audio):
+    audio = tf.TensorSpec((None, clip_samples), tf.float32, name="audio")
+    length = [tf.TensorSpec((None,), tf.int32, name="samples")] if encoder.is_ctc else []
+
+    @tf.function(input_signature=[audio, *length], autograph=False)
+    def recognize(audio, samples=None):
         if layer.normalization is not None:
             # So that it reads its variables here: of a constant from outside of the graph tf2onnx makes an input.
             layer.normalization.finalize_state()
+        if samples is not None:
+            return {"logits": graph.transcribe(layer(audio), graph.count_frames(samples))}
         return {"logits": graph.from_features(layer(audio))}
 
     tf2onnx.convert.from_function(

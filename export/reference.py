@@ -77,10 +77,21 @@ def gru_step(
     return candidate + update * (state - candidate)
 
 
-def gru(inputs: np.ndarray, weights: Gru, *, backwards: bool = False, watch: Watch = _ignore) -> np.ndarray:
+def gru(
+    inputs: np.ndarray,
+    weights: Gru,
+    *,
+    backwards: bool = False,
+    watch: Watch = _ignore,
+    mask: np.ndarray | None = None,
+) -> np.ndarray:
     """States of all steps, (batch, steps, units), from inputs (batch, steps, inputs) and a state of zeros.
 
     Backwards the last step comes first; each state still lies at its own step.
+
+    Args:
+        mask: 1 where a step lies within its clip, else 0, float32 (batch, steps); None: all do. Backwards the state is
+            zero until the clip's last step.
     """
     batch, steps, _ = inputs.shape
     projected = inputs @ weights.kernel + weights.bias
@@ -90,26 +101,42 @@ def gru(inputs: np.ndarray, weights: Gru, *, backwards: bool = False, watch: Wat
     state = np.zeros((batch, weights.units), np.float32)
     for step in reversed(range(steps)) if backwards else range(steps):
         state = gru_step(projected[:, step], state, weights.recurrent, bias, watch=watch)
+        if mask is not None and backwards:
+            state = state * mask[:, step, None]
         states[:, step] = state
     return states
 
 
-def encode(features: np.ndarray, encoder: Encoder, watch: Watch = _ignore) -> np.ndarray:
-    """Features (batch, frames, features) -> the top layer's states (batch, steps, channels)."""
-    hidden = features
+def encode(
+    features: np.ndarray, encoder: Encoder, watch: Watch = _ignore, frames: np.ndarray | None = None
+) -> np.ndarray:
+    """Features (batch, frames, features) -> the top layer's states (batch, steps, channels).
+
+    Args:
+        frames: of each clip, (batch,) integers, behind which nothing has any effect; None: all that there are.
+    """
+    steps = features.shape[1] // encoder.subsampling
+    mask = None if frames is None else _mask(frames // encoder.subsampling, steps)
+    hidden = features if frames is None else features * _mask(frames, features.shape[1])[:, :, None]
     watch("features", hidden)
     for index, convolution in enumerate(encoder.convolutions):
         hidden = convolve(hidden, convolution, _within(watch, f"convolution_{index}"))
+        hidden = hidden if mask is None else hidden * mask[:, :, None]
     if encoder.stacked > 1:
         steps = hidden.shape[1] // encoder.stacked
         hidden = hidden[:, : steps * encoder.stacked].reshape(len(hidden), steps, -1)
     for index, layer in enumerate(encoder.layers):
         directions = [
-            gru(hidden, weights, backwards=backwards, watch=_within(watch, f"gru_{index}"))
+            gru(hidden, weights, backwards=backwards, watch=_within(watch, f"gru_{index}"), mask=mask)
             for backwards, weights in enumerate(layer)
         ]
         hidden = np.concatenate(directions, axis=2)
     return hidden
+
+
+def _mask(lengths: np.ndarray, longest: int) -> np.ndarray:
+    """1 within each length, 0 behind it: float32 (batch, longest)."""
+    return (np.arange(longest) < lengths[:, None]).astype(np.float32)
 
 
 def convolve(inputs: np.ndarray, convolution: Convolution, watch: Watch = _ignore) -> np.ndarray:
@@ -171,6 +198,15 @@ def classify_stream(features: np.ndarray, encoder: Encoder, watch: Watch = _igno
     pooled = np.stack([pool(each, pooling, bidirectional=False) for each in windows], axis=1)
     watch("pooled", pooled)
     logits = pooled @ encoder.head + encoder.head_bias
+    watch("logits", logits)
+    return logits
+
+
+def transcribe(
+    features: np.ndarray, encoder: Encoder, watch: Watch = _ignore, frames: np.ndarray | None = None
+) -> np.ndarray:
+    """With a CTC head: features (batch, frames, features) -> logits (batch, steps, labels). Arguments as for encode."""
+    logits = encode(features, encoder, watch, frames) @ encoder.head + encoder.head_bias
     watch("logits", logits)
     return logits
 

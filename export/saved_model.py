@@ -7,6 +7,14 @@ Signatures, each with named inputs and outputs (samples and frames are those of 
     features         audio (batch, samples)                -> features (batch, frames, features)
     from_features    features (batch, frames, features)    -> logits (batch, labels)
     embedding        audio (batch, samples)                -> embedding (batch, channels), the pooled encoder output
+
+With a CTC head audio is of any length, zeros behind the shorter clips, and each clip's own length is a second input,
+int32 (batch,); steps that end behind it mean nothing:
+
+    serving_default  audio (batch, any), samples (batch,)  -> probabilities (batch, steps, labels)
+    logits           audio, samples                        -> logits (batch, steps, labels)
+    features         audio, samples                        -> features (batch, frames, features), frames (batch,)
+    from_features    features, frames (batch,)             -> logits (batch, steps, labels)
 """
 
 import dataclasses
@@ -44,17 +52,34 @@ class InferenceGraph(tf.Module):
         """(batch, frames, features) -> logits (batch, labels)."""
         return self.embed(features) @ self.encoder.head + self.encoder.head_bias
 
+    def transcribe(self, features: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
+        """With a CTC head: (batch, frames, features) and frames (batch,) -> logits (batch, steps, labels)."""
+        return self._encode(features, frames) @ self.encoder.head + self.encoder.head_bias
+
+    def count_frames(self, samples: tf.Tensor) -> tf.Tensor:
+        """Of clips of so many samples."""
+        return tf.maximum(0, (samples - self.front_end.fft_size) // self.front_end.hop + 1)
+
     def embed(self, features: tf.Tensor) -> tf.Tensor:
         """(batch, frames, features) -> (batch, channels)."""
-        encoder, hidden = self.encoder, features
+        return self._pool(self._encode(features))
+
+    def _encode(self, features: tf.Tensor, frames: tf.Tensor | None = None) -> tf.Tensor:
+        """The top layer's states, (batch, steps, channels). See export.reference.encode."""
+        encoder, hidden, mask = self.encoder, features, None
+        steps = encoder.steps if frames is None else tf.shape(features)[1] // encoder.subsampling
+        if frames is not None:
+            hidden *= tf.sequence_mask(frames, tf.shape(features)[1], tf.float32)[:, :, tf.newaxis]
+            mask = tf.sequence_mask(frames // encoder.subsampling, steps, tf.float32)[:, :, tf.newaxis]
         for convolution in encoder.convolutions:
             hidden = _convolve(hidden, convolution)
+            hidden = hidden if mask is None else hidden * mask
         if encoder.stacked > 1:
             channels = encoder.stacked * encoder.features
-            hidden = tf.reshape(hidden[:, : encoder.steps * encoder.stacked], (-1, encoder.steps, channels))
+            hidden = tf.reshape(hidden[:, : steps * encoder.stacked], (-1, steps, channels))
         for layer in encoder.layers:
-            hidden = _gru_layer(hidden, layer, encoder.steps)
-        return self._pool(hidden)
+            hidden = _gru_layer(hidden, layer, steps, mask)
+        return hidden
 
     def _pool(self, states: tf.Tensor) -> tf.Tensor:
         pooling = self.encoder.pooling
@@ -75,12 +100,22 @@ def _convolve(inputs: tf.Tensor, convolution: Convolution) -> tf.Tensor:
     return outputs + inputs if convolution.residual else outputs
 
 
-def _gru_layer(inputs: tf.Tensor, layer: tuple[Gru, ...], steps: int) -> tf.Tensor:
-    """(batch, steps, inputs) -> (batch, steps, channels): the directions side by side in one loop over the steps."""
+def _gru_layer(
+    inputs: tf.Tensor, layer: tuple[Gru, ...], steps: int | tf.Tensor, mask: tf.Tensor | None = None
+) -> tf.Tensor:
+    """(batch, steps, inputs) -> (batch, steps, channels): the directions side by side in one loop over the steps.
+
+    Args:
+        mask: (batch, steps, 1), 1 within each clip, else 0; None: all are as long as the batch.
+    """
     units, batch = layer[0].units, tf.shape(inputs)[0]
     projected = [inputs @ gru.kernel + gru.bias for gru in layer]
     projected = tf.stack([item if index == 0 else item[:, ::-1] for index, item in enumerate(projected)])
     projected = tf.transpose(projected, (2, 0, 1, 3))  # (steps, directions, batch, 3 units)
+    if mask is not None:  # of each direction in its own order; what forwards lies behind a clip doesn't matter
+        within = tf.transpose(
+            tf.stack([mask if index == 0 else mask[:, ::-1] for index in range(len(layer))]), (2, 0, 1, 3)
+        )
     recurrent = tf.stack([gru.recurrent for gru in layer])
     bias = tf.stack([gru.candidate_bias for gru in layer])[:, tf.newaxis]
 
@@ -90,6 +125,7 @@ def _gru_layer(inputs: tf.Tensor, layer: tuple[Gru, ...], steps: int) -> tf.Tens
         update, reset = tf.split(tf.sigmoid(given[..., : 2 * units] + product[..., : 2 * units]), 2, axis=-1)
         candidate = tf.tanh(given[..., 2 * units :] + reset * (product[..., 2 * units :] + bias))
         state = candidate + update * (state - candidate)
+        state = state if mask is None else state * within[index]
         return index + 1, state, states.write(index, state)
 
     first = tf.zeros((len(layer), batch, units))
@@ -105,9 +141,24 @@ def _gru_layer(inputs: tf.Tensor, layer: tuple[Gru, ...], steps: int) -> tf.Tens
 def write_saved_model(encoder: Encoder, front_end: FrontEndState, clip_samples: int, folder: Path) -> None:
     """Writes a new `folder`."""
     graph = InferenceGraph(encoder, front_end)
+    signatures = _phrase_signatures(graph) if encoder.is_ctc else _clip_signatures(graph, clip_samples)
+    functions = {
+        name: tf.function(each, input_signature=specs, autograph=False).get_concrete_function()
+        for name, (each, *specs) in signatures.items()
+    }
+    tf.saved_model.save(graph, str(folder), functions)
+
+
+def _clip_signatures(graph: InferenceGraph, clip_samples: int) -> dict[str, tuple]:
+    """A function and what it takes, by the signature's name."""
+    encoder = graph.encoder
     audio = tf.TensorSpec((None, clip_samples), tf.float32, name="audio")
     features = tf.TensorSpec((None, encoder.frames, encoder.features), tf.float32, name="features")
-    signatures = {
+
+    def logits(audio: tf.Tensor) -> tf.Tensor:
+        return graph.from_features(graph.front_end(audio))
+
+    return {
         "serving_default": (lambda audio: {"probabilities": tf.nn.softmax(logits(audio))}, audio),
         "logits": (lambda audio: {"logits": logits(audio)}, audio),
         "features": (lambda audio: {"features": graph.front_end(audio)}, audio),
@@ -115,10 +166,27 @@ def write_saved_model(encoder: Encoder, front_end: FrontEndState, clip_samples: 
         "embedding": (lambda audio: {"embedding": graph.embed(graph.front_end(audio))}, audio),
     }
 
-    def logits(audio: tf.Tensor) -> tf.Tensor:
-        return graph.from_features(graph.front_end(audio))
 
-    functions = {
-        name: tf.function(each, input_signature=[spec], autograph=False) for name, (each, spec) in signatures.items()
+def _phrase_signatures(graph: InferenceGraph) -> dict[str, tuple]:
+    """The same with a CTC head."""
+    audio = tf.TensorSpec((None, None), tf.float32, name="audio")
+    samples = tf.TensorSpec((None,), tf.int32, name="samples")
+    features = tf.TensorSpec((None, None, graph.encoder.features), tf.float32, name="features")
+    frames = tf.TensorSpec((None,), tf.int32, name="frames")
+
+    def logits(audio: tf.Tensor, samples: tf.Tensor) -> tf.Tensor:
+        return graph.transcribe(graph.front_end(audio), graph.count_frames(samples))
+
+    def features_of(audio: tf.Tensor, samples: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"features": graph.front_end(audio), "frames": graph.count_frames(samples)}
+
+    return {
+        "serving_default": (
+            lambda audio, samples: {"probabilities": tf.nn.softmax(logits(audio, samples))},
+            audio,
+            samples,
+        ),
+        "logits": (lambda audio, samples: {"logits": logits(audio, samples)}, audio, samples),
+        "features": (features_of, audio, samples),
+        "from_features": (lambda features, frames: {"logits": graph.transcribe(features, frames)}, features, frames),
     }
-    tf.saved_model.save(graph, str(folder), {name: each.get_concrete_function() for name, each in functions.items()})

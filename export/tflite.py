@@ -3,6 +3,7 @@
 Inputs and outputs have names and a fixed order:
 
     clip    audio (1, clip samples)                      -> probabilities (1, labels), logits (1, labels)
+            audio (1, clip samples), samples (1, 1)      -> probabilities, logits (steps, labels), with a CTC head
     stream  audio (1, chunk samples), state_0, state_1 … -> probabilities, logits, new_state_0, new_state_1 …
     step    features (1, frames, features), state_0 …    -> logits, new_state_0 …; in the format's own numbers
 
@@ -13,6 +14,7 @@ what the clip that begins there gets.
 
 from collections import Counter
 
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from export.encoder import Encoder
@@ -31,15 +33,24 @@ def write_clip(
 
     Args:
         front_end: TFLite model (1, clip samples) -> (1, frames, features), see export.front_end.
+
+    With a CTC head clips may be shorter than that: `samples` says how long, and what lies behind has no effect on the
+    steps that end before.
     """
     writer = ModelWriter()
     graph = writer.main
     audio = graph.input("audio", (1, description.clip_samples))
+    samples = graph.input("samples", (1, 1), Form("int32")) if encoder.is_ctc else None
     (features,) = graph.splice(front_end, [audio], half=format.weights != "float32")
     lite = LiteGraph(graph, encoder, format, ranges)
     features = lite.reshape(features_of(features, encoder.frames, encoder), encoder.frames, encoder.features)
-    inputs, _ = lite.convolved(lite.cast(features, lite.products_form("features")))
-    states, last = lite.recurrent(inputs)
+    features, mask = lite.cast(features, lite.products_form("features")), None
+    if samples is not None:
+        ends = description.frame_samples + description.hop_samples * np.arange(encoder.frames)
+        features = lite.masked(features, lite.within(samples, ends))
+        mask = lite.within(samples, ends[encoder.subsampling - 1 :: encoder.subsampling])
+    inputs, _ = lite.convolved(features, mask=mask)
+    states, last = lite.recurrent(inputs, mask=mask)
     _answer(lite, lite.head(lite.pool(states, last)))
     return _finish(writer, description)
 
@@ -107,7 +118,7 @@ def _one_step(lite: LiteGraph, features: Tensor, first: int) -> tuple[Tensor, li
     inputs, kept = lite.convolved(features, pasts)
     top, last = lite.recurrent(inputs, recurrent)
     states = [*kept, *last]
-    if encoder.pooling.kind != "last" and encoder.steps > 1:
+    if encoder.pooling.kind in ("attention", "mean") and encoder.steps > 1:
         window = state((encoder.steps - 1, top.shape[1]), lite.state_form)
         top = lite.concatenate([window, top], axis=0)
         states.append(lite.rows(top, 1, encoder.steps - 1))

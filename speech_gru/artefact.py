@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from data_pipeline.errors import UserError
+from data_pipeline.tokens import KINDS as KINDS_OF_TOKENS
 
 METADATA_NAME = "speech_gru"
 FORMAT = 2
@@ -28,6 +29,9 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """What a label can't hold: a terminal would obey it, a list's line would end at it, or UTF-8 has no bytes for it."""
 
 KINDS = ("clip", "stream", "step")
+HEADS = ("classification", "ctc")
+DECODINGS = ("greedy", "beam", "words")
+"""The most probable path; beam search; beam search held to sequences of the file's words."""
 LOWEST_RATE, HIGHEST_RATE = 1000, 768_000
 """As in data_pipeline.audio, which needs NumPy."""
 
@@ -57,6 +61,18 @@ class Artefact:
     front_end_sha256: str = ""
     """Of those settings and the sampling rate, see `front_end_digest`: equal in files with equal features."""
     head: str = "classification"
+    """Or "ctc": logits at each step, of the tokens that are the labels, the blank first."""
+    frame_samples: int = 0
+    hop_samples: int = 0
+    """With a CTC head: samples of a frame, and from one to the next."""
+    step_samples: int = 0
+    """With a CTC head: from one step's logits to the next's."""
+    tokens: str = ""
+    """With a CTC head: what its tokens are; of data_pipeline.tokens.KINDS."""
+    decoding: str = "greedy"
+    """With a CTC head, unless somebody asks for another: of DECODINGS."""
+    words: tuple[str, ...] = ()
+    """With a CTC head: what may be said, for the decoding "words"."""
     run: str = ""
     """Name of the training run."""
     version: str = ""
@@ -146,7 +162,7 @@ def _parse(line: bytes) -> Artefact:
             raise ValueError(f"{key}: expected a number of samples, got {str(values.get(key))[:80]}")
     if not LOWEST_RATE <= values["sample_rate"] <= HIGHEST_RATE:
         raise ValueError(f"sample_rate: expected {LOWEST_RATE} to {HIGHEST_RATE}, got {values['sample_rate']}")
-    for key in ("chunk_samples", "overlap_samples", "warmup_chunks"):
+    for key in ("chunk_samples", "overlap_samples", "warmup_chunks", "frame_samples", "hop_samples", "step_samples"):
         if type(values.get(key, 0)) is not int or values.get(key, 0) < 0:
             raise ValueError(f"{key}: expected a number from 0, got {str(values[key])[:80]}")
     if values.get("kind", "clip") not in KINDS or (values.get("kind") == "stream" and not values.get("chunk_samples")):
@@ -157,10 +173,30 @@ def _parse(line: bytes) -> Artefact:
     for key in ("number_format", "front_end_sha256", "head", "run", "version"):
         if not isinstance(values.get(key, ""), str):
             raise ValueError(f"{key}: expected text, got {str(values[key])[:80]}")
+    _check_head(values)
     if not isinstance(values.get("front_end", {}), dict):
         raise ValueError(f"front_end: expected settings by name, got {str(values['front_end'])[:80]}")
     known = {item.name for item in fields(Artefact)}
-    return Artefact(**{key: value for key, value in values.items() if key in known} | {"labels": tuple(labels)})
+    lists = {"labels": tuple(labels), "words": tuple(values.get("words", ()))}
+    return Artefact(**{key: value for key, value in values.items() if key in known} | lists)
+
+
+def _check_head(values: dict) -> None:
+    if values.get("head", "classification") not in HEADS:
+        raise ValueError(f"head: expected {' or '.join(HEADS)}, got {values['head'][:80]!r}")
+    if values.get("head") != "ctc":
+        return
+    if values["labels"][0] != "" or len(values["labels"]) < 2:
+        raise ValueError("labels: expected the blank, an empty label, and tokens after it")
+    if values.get("tokens") not in KINDS_OF_TOKENS:
+        raise ValueError(f"tokens: expected one of {', '.join(KINDS_OF_TOKENS)}, got {str(values.get('tokens'))[:80]}")
+    if values.get("decoding") not in DECODINGS:
+        raise ValueError(f"decoding: expected one of {', '.join(DECODINGS)}, got {str(values.get('decoding'))[:80]}")
+    if not min(values.get(key, 0) for key in ("frame_samples", "hop_samples", "step_samples")):
+        raise ValueError("frame_samples, hop_samples, step_samples: expected numbers above 0")
+    words = values.get("words", [])
+    if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
+        raise ValueError(f"words: expected a list of words, got {str(words)[:80]}")
 
 
 def _check_labels(labels) -> None:

@@ -7,7 +7,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from data_pipeline.audio import LOUDEST_PEAK, from_pcm16
 from data_pipeline.errors import UserError
-from speech_gru.artefact import read_description, read_file
+from speech_gru.artefact import Artefact, read_description, read_file
 from speech_gru.quiet import quiet_start
 
 
@@ -40,7 +40,8 @@ class LiteFile:
     def _fits(self) -> bool:
         about = self.description
         given, found = ([_form(item) for item in items] for items in (self._inputs, self._outputs))
-        labels = ((1, len(about.labels)), np.float32, _FLOAT)
+        rows = self.steps if about.head == "ctc" and about.kind == "clip" else 1
+        labels = ((rows, len(about.labels)), np.float32, _FLOAT)
         if about.kind == "step":
             return len(found) >= 1 and found[0][0] == labels[0] and given[1:] == found[1:]
         samples = about.chunk_samples if about.kind == "stream" else about.clip_samples
@@ -48,7 +49,13 @@ class LiteFile:
         if about.kind == "stream":
             overlap = ((1, about.overlap_samples), np.float32, _FLOAT)
             return fixed and given[1:] == found[2:] and given[1:2] == [overlap]
-        return fixed and about.kind == "clip" and len(given) == 1 and len(found) == 2
+        length = [((1, 1), np.int32, _FLOAT)] if about.head == "ctc" else []
+        return fixed and about.kind == "clip" and given[1:] == length and len(found) == 2
+
+    @property
+    def steps(self) -> int:
+        """Of a file for clips with a CTC head: rows of logits, for a whole window."""
+        return steps_of(self.description.clip_samples, self.description)
 
     @property
     def quantization(self) -> list[tuple[float, int]]:
@@ -65,6 +72,12 @@ class LiteFile:
             self._interpreter.set_tensor(item["index"], values)
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(item["index"]) for item in self._outputs]
+
+
+def steps_of(samples: int, about: Artefact) -> int:
+    """Rows of logits that so many samples give, with a CTC head."""
+    frames = max(0, (samples - about.frame_samples) // about.hop_samples + 1)
+    return frames // (about.step_samples // about.hop_samples)
 
 
 _FLOAT = (0.0, 0)

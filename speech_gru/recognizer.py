@@ -42,6 +42,10 @@ class Recognizer:
     def __init__(self, model: str | os.PathLike | LiteFile = CLIP_MODEL, *, threads: int = 1):
         self._file = model if isinstance(model, LiteFile) else LiteFile(model, threads=threads)
         self.description = self._file.description
+        if self.description.head != "classification":
+            raise UserError(
+                f"{self._file.path}: a file for phrases (head {self.description.head!r}); PhraseRecognizer runs it"
+            )
         if self.description.kind != "clip":
             raise UserError(
                 f"{self._file.path}: a file of kind {self.description.kind!r}, not for whole clips; "

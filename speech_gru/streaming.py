@@ -63,6 +63,8 @@ class StreamingRecognizer:
     ):
         self._file = model if isinstance(model, LiteFile) else LiteFile(model)
         self.description = about = self._file.description
+        if about.head != "classification":
+            raise UserError(f"{self._file.path}: a file for phrases (head {about.head!r}); PhraseRecognizer runs it")
         if about.kind not in ("stream", "clip"):
             raise UserError(f"{self._file.path}: a file of kind {about.kind!r}; expected one for streams or clips")
         times = (hop_seconds, smoothing_seconds, pause_seconds)

@@ -1,0 +1,338 @@
+"""Recognises phrases on the device: an exported file with a CTC head, and audio. NumPy and LiteRT, nothing else.
+
+Audio of any length: a file for streams carries its state from chunk to chunk; a file for clips is run on windows that
+overlap by half, of each of which the middle counts. How the audio is cut into calls is of no matter.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_pipeline.errors import UserError
+from speech_gru.artefact import DECODINGS, Artefact
+from speech_gru.decoding import (
+    BeamSearch,
+    GreedyDecoder,
+    KeywordSpotter,
+    Token,
+    acceptor_of_words,
+    align,
+    spell,
+    text_of,
+)
+from speech_gru.lite_file import LiteFile, as_float, steps_of
+
+PAUSE_SECONDS = 1.0
+"""After so long without a token an utterance is over, and is decoded."""
+LONGEST_SECONDS = 30.0
+"""An utterance that goes on for longer is cut: a beam search grows with it."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word that was said; with tokens that are phonemes, one of them."""
+
+    text: str
+    start: float
+    """Seconds since the beginning of the audio."""
+    end: float
+    score: float
+    """The least probability among its tokens, each in the step where it is highest."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A phrase that was searched for, and found."""
+
+    phrase: str
+    score: float
+    """At most 0; of equal meaning for all phrases, see KeywordSpotter."""
+    start: float
+    """Seconds since the beginning of the audio."""
+    end: float
+
+
+class PhraseRecognizer:
+    """Recognises phrases with an exported file. One thread at a time may use it.
+
+    >>> recognizer = PhraseRecognizer("model.tflite")  # doctest: +SKIP
+    >>> recognizer.transcribe(samples)  # doctest: +SKIP
+    'turn left'
+    >>> recognizer.find(samples, ["left", "stop now"])  # doctest: +SKIP
+
+    Args:
+        model: a .tflite file with a CTC head, for clips or streams, or one that is loaded already.
+        decoding: of speech_gru.artefact.DECODINGS; None: as the file says.
+        words: what may be said, for the decoding "words"; None: as the file says.
+        width: of a beam search.
+
+    Raises:
+        UserError: the file is missing, truncated, changed, of another program or without a CTC head; no such decoding;
+            words that its tokens can't spell.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike | LiteFile,
+        *,
+        decoding: str | None = None,
+        words: Iterable[str] | None = None,
+        width: int = 16,
+        threads: int = 1,
+    ):
+        self._file = model if isinstance(model, LiteFile) else LiteFile(model, threads=threads)
+        self.description = about = self._file.description
+        if about.head != "ctc" or about.kind == "step":
+            raise UserError(
+                f"{self._file.path}: head {about.head!r}, kind {about.kind!r}; expected a CTC head, for clips or "
+                "streams. Recognizer takes files of single words"
+            )
+        self.decoding, self._width = decoding or about.decoding, width
+        if self.decoding not in DECODINGS:
+            raise UserError(f"decoding: expected one of {', '.join(DECODINGS)}, got {self.decoding!r}")
+        self._acceptor = None
+        if self.decoding == "words":
+            self._acceptor = self._accept(about.words if words is None else tuple(words))
+
+    def _accept(self, words: tuple[str, ...]):
+        about = self.description
+        if not words or about.tokens == "phonemes":
+            raise UserError(f"{self._file.path}: no words to hold a search to; give some, or another decoding")
+        separator = about.labels.index(" ") if about.tokens == "characters" and " " in about.labels else None
+        return acceptor_of_words((spell(word, about.labels, about.tokens) for word in words), separator)
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples a second that audio must have."""
+        return self.description.sample_rate
+
+    @property
+    def step_seconds(self) -> float:
+        """From one row of log-probabilities to the next."""
+        return self.description.step_samples / self.description.sample_rate
+
+    def log_probs(self, samples: np.ndarray) -> np.ndarray:
+        """(steps, tokens) float32: the logarithms of the tokens' probabilities at each step; token 0 is the blank.
+
+        Args:
+            samples: (samples,) at `sample_rate`, float in [-1, 1] or int16.
+
+        Raises:
+            UserError: another shape or dtype, no samples, NaN or infinity, or samples far beyond [-1, 1].
+        """
+        rows = Rows(self._file)
+        return np.concatenate([rows.feed(samples), rows.finish()])
+
+    def transcribe(self, samples: np.ndarray) -> str:
+        """The text that was said; empty for silence. Arguments and errors as for `log_probs`."""
+        return " ".join(word.text for word in self.words(samples))
+
+    def words(self, samples: np.ndarray) -> list[Word]:
+        """The words that were said, with their times. Arguments and errors as for `log_probs`."""
+        return list(self.stream().listen([samples]))
+
+    def find(self, samples: np.ndarray, phrases: Iterable[str], threshold: float = -1.0) -> list[Found]:
+        """Where phrases occur, whatever else is said. Further arguments and errors as for `log_probs`.
+
+        Args:
+            phrases: of the file's tokens.
+            threshold: occurrences of a lower score are left out, see KeywordSpotter.
+
+        Raises:
+            UserError: also if the tokens can't spell a phrase.
+        """
+        return sorted(self.search(phrases, threshold).listen([samples]), key=lambda found: found.start)
+
+    def stream(self) -> "TextStream":
+        """Recognises audio that goes on."""
+        return TextStream(self)
+
+    def search(self, phrases: Iterable[str], threshold: float = -1.0) -> "SearchStream":
+        """Searches audio that goes on. Arguments and errors as for `find`."""
+        about = self.description
+        spelled = {phrase: spell(phrase, about.labels, about.tokens) for phrase in phrases}
+        return SearchStream(self, KeywordSpotter(spelled, threshold=threshold))
+
+    def new_decoder(self) -> "GreedyDecoder | BeamSearch":
+        """Of the recogniser's decoding."""
+        return GreedyDecoder() if self.decoding == "greedy" else BeamSearch(self._acceptor, width=self._width)
+
+    def rows(self) -> "Rows":
+        """Audio that goes on -> log-probabilities."""
+        return Rows(self._file)
+
+
+class _Stream:
+    """What is found in one stream of audio."""
+
+    def __init__(self, recognizer: PhraseRecognizer):
+        self._rows, self._step_seconds = recognizer.rows(), recognizer.step_seconds
+
+    def feed(self, samples: np.ndarray) -> list:
+        """What these samples complete. Arguments and errors as for PhraseRecognizer.log_probs."""
+        return self._decode(self._rows.feed(samples))
+
+    def finish(self) -> list:
+        """What the end completes. The next sample is the first of another stream."""
+        found = self._decode(self._rows.finish())
+        return found + self._end()
+
+    def listen(self, chunks: Iterable[np.ndarray]) -> Iterator:
+        """Everything in a stream, from its first chunk to its last."""
+        for chunk in chunks:
+            yield from self.feed(chunk)
+        yield from self.finish()
+
+    def _decode(self, rows: np.ndarray) -> list:
+        raise NotImplementedError
+
+    def _end(self) -> list:
+        raise NotImplementedError
+
+
+class SearchStream(_Stream):
+    """Occurrences of phrases (Found) in one stream of audio; see PhraseRecognizer.search."""
+
+    def __init__(self, recognizer: PhraseRecognizer, spotter: KeywordSpotter):
+        super().__init__(recognizer)
+        self._spotter = spotter
+
+    def _decode(self, rows: np.ndarray) -> list[Found]:
+        return [self._timed(found) for found in self._spotter.feed(rows)]
+
+    def _end(self) -> list[Found]:
+        return [self._timed(found) for found in self._spotter.finish()]
+
+    def _timed(self, found) -> Found:
+        step = self._step_seconds
+        return Found(found.phrase, found.score, found.start * step, found.end * step)
+
+
+class TextStream(_Stream):
+    """The words (Word) of one stream of audio, told at the end of each utterance; see PhraseRecognizer.stream."""
+
+    def __init__(self, recognizer: PhraseRecognizer):
+        super().__init__(recognizer)
+        self._recognizer, self._about = recognizer, recognizer.description
+        self._pause = round(PAUSE_SECONDS / self._step_seconds)
+        self._longest = round(LONGEST_SECONDS / self._step_seconds)
+        self._first = 0
+        """The step that the utterance begins with."""
+        self._utterance: list[np.ndarray] = []
+        """Its rows; without any token at most one, for nothing has begun yet."""
+        self._silent = 0
+        """So many of the newest rows have the blank as the most probable token."""
+
+    def _decode(self, rows: np.ndarray) -> list[Word]:
+        found = []
+        for row in rows:
+            self._utterance.append(row)
+            self._silent = 0 if row.argmax() else self._silent + 1
+            count = len(self._utterance)
+            if self._silent == count and count > self._pause:  # nothing was said: the oldest row goes
+                self._utterance.pop(0)
+                self._first, self._silent = self._first + 1, self._silent - 1
+            elif (count > self._silent >= self._pause) or count == self._longest:
+                found += self._end_utterance()
+        return found
+
+    def _end(self) -> list[Word]:
+        found = self._end_utterance()
+        self._first = 0
+        return found
+
+    def _end_utterance(self) -> list[Word]:
+        rows, first = np.array(self._utterance, np.float32), self._first
+        self._first, self._silent, self._utterance = first + len(rows), 0, []
+        if not len(rows) or not rows.argmax(axis=1).any():
+            return []
+        decoder = self._recognizer.new_decoder()
+        if isinstance(decoder, GreedyDecoder):
+            tokens = decoder.feed(rows) + decoder.finish()
+        else:
+            decoder.feed(rows)
+            best = decoder.finish(1)
+            tokens = align(rows, best[0].tokens) if best and best[0].tokens else []
+        return [self._word(part, first) for part in _split_words(tokens, self._about)]
+
+    def _word(self, tokens: list[Token], first: int) -> Word:
+        text = text_of([token.index for token in tokens], self._about.labels, self._about.tokens)
+        start, end = ((first + place) * self._step_seconds for place in (tokens[0].start, tokens[-1].end))
+        return Word(text, start, end, min(token.score for token in tokens))
+
+
+def _split_words(tokens: list[Token], about: Artefact) -> list[list[Token]]:
+    """The tokens of each word: characters up to a space, or each token by itself."""
+    if about.tokens != "characters":
+        return [[token] for token in tokens]
+    words: list[list[Token]] = [[]]
+    for token in tokens:
+        if about.labels[token.index] == " ":
+            words.append([])
+        else:
+            words[-1].append(token)
+    return [word for word in words if word]
+
+
+class Rows:
+    """Audio that goes on -> log-probabilities, a row a step. Its memory doesn't grow."""
+
+    def __init__(self, file: LiteFile):
+        self._file, self._about = file, file.description
+        if self._about.kind == "clip":
+            self._kept = max(1, file.steps // 2)
+            """Of a window's steps, those in the middle, which count."""
+            self._lead = (file.steps - self._kept) // 2
+        self._begin()
+
+    def _begin(self) -> None:
+        self._waiting, self._is_first = np.zeros(0, np.float32), True
+        self._states = self._file.initial_states()[1:] if self._about.kind == "stream" else []
+
+    def feed(self, samples: np.ndarray) -> np.ndarray:
+        """(steps, tokens) float32, the rows that these samples complete, maybe none."""
+        self._waiting = np.concatenate([self._waiting, as_float(samples)])
+        next_rows = self._next_chunk if self._about.kind == "stream" else self._next_window
+        return self._stacked(iter(next_rows, None))
+
+    def finish(self) -> np.ndarray:
+        """The rows that are left. The next sample is the first of another stream."""
+        rows = []
+        if self._about.kind == "clip" and len(self._waiting):
+            steps = steps_of(len(self._waiting), self._about)
+            rows = [self._run_window(self._waiting)[0 if self._is_first else self._lead : steps]]
+        self._begin()
+        return self._stacked(rows)
+
+    def _stacked(self, parts: Iterable[np.ndarray]) -> np.ndarray:
+        return np.concatenate([np.zeros((0, len(self._about.labels)), np.float32), *parts])
+
+    def _next_chunk(self) -> np.ndarray | None:
+        overlap, chunk = self._about.overlap_samples, self._about.chunk_samples
+        if len(self._waiting) < overlap + chunk:
+            return None
+        before, audio = self._waiting[:overlap], self._waiting[overlap : overlap + chunk]
+        _, logits, _, *self._states = self._file.run(audio[None], before[None], *self._states)
+        self._waiting = self._waiting[chunk:]
+        return _log_softmax(logits)
+
+    def _next_window(self) -> np.ndarray | None:
+        if len(self._waiting) <= self._about.clip_samples:
+            return None  # perhaps the last one: `finish` takes it as it is
+        rows = self._run_window(self._waiting[: self._about.clip_samples])
+        first = 0 if self._is_first else self._lead
+        self._is_first, self._waiting = False, self._waiting[self._kept * self._about.step_samples :]
+        return rows[first : self._lead + self._kept]
+
+    def _run_window(self, samples: np.ndarray) -> np.ndarray:
+        padded = np.zeros((1, self._about.clip_samples), np.float32)
+        padded[0, : len(samples)] = samples
+        _, logits = self._file.run(padded, np.array([[len(samples)]], np.int32))
+        return _log_softmax(logits)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
