@@ -345,23 +345,31 @@ class SpecAugment(_Augmentation):
         self.time_masks, self.time_mask_frames = time_masks, time_mask_frames
         self.frequency_masks, self.frequency_mask_bins = frequency_masks, frequency_mask_bins
 
-    def call(self, features: Tensor, seed: Tensor) -> Tensor:
+    def call(self, features: Tensor, seed: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """`lengths`: int32 (batch,), the clips' own frames, after which come zeros; None: all as many as the batch."""
         batch, frames, bins = tf.unstack(tf.shape(features))
+        own = frames if lengths is None else lengths[:, None, None]
         time_seed, frequency_seed = tf.unstack(tf.random.split(seed, 2))
-        time = self._masked(batch, frames, self.time_masks, self.time_mask_frames, time_seed)
-        frequency = self._masked(batch, bins, self.frequency_masks, self.frequency_mask_bins, frequency_seed)
+        time = self._masked(batch, frames, own, self.time_masks, self.time_mask_frames, time_seed)
+        frequency = self._masked(batch, bins, bins, self.frequency_masks, self.frequency_mask_bins, frequency_seed)
         mean = tf.reduce_mean(features, axis=1, keepdims=True)
+        if lengths is not None:
+            mean *= tf.cast(frames / tf.maximum(own, 1), tf.float32)
         return tf.where(time[:, :, None] | frequency[:, None, :], mean, features)
 
     @staticmethod
-    def _masked(batch: Tensor, length: Tensor, masks: int, widest: int, seed: Tensor) -> Tensor:
-        """Whether each of `length` places is under a mask: bool (batch, length)."""
+    def _masked(batch: Tensor, places: Tensor, own: Tensor, masks: int, widest: int, seed: Tensor) -> Tensor:
+        """Whether each place is under a mask, of which none leaves a clip's own places: bool (batch, places).
+
+        Args:
+            own: how many places each clip has of its own, () or (batch, 1, 1).
+        """
         width_seed, start_seed = tf.unstack(tf.random.split(seed, 2))
-        widest = tf.minimum(widest, length)
-        width = tf.random.stateless_uniform((batch, masks, 1), width_seed, 0, widest + 1, tf.int32)
-        places = tf.cast(length - width + 1, tf.float32)
-        start = tf.cast(tf.random.stateless_uniform((batch, masks, 1), start_seed) * places, tf.int32)
-        place = tf.range(length)
+        width = tf.random.stateless_uniform((batch, masks, 1), width_seed, 0, tf.minimum(widest, places) + 1, tf.int32)
+        width = tf.minimum(width, own)
+        starts = tf.cast(own - width + 1, tf.float32)
+        start = tf.cast(tf.random.stateless_uniform((batch, masks, 1), start_seed) * starts, tf.int32)
+        place = tf.range(places)
         return tf.reduce_any((place >= start) & (place < start + width), axis=1)
 
 
@@ -413,8 +421,11 @@ def build_waveform_augmentation(
     return augment
 
 
-def build_feature_augmentation(settings: AugmentSettings) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Mixup, then SpecAugment, as a function of (features, labels, seed); parts that are switched off are absent."""
+def build_feature_augmentation(settings: AugmentSettings) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Mixup, then SpecAugment, as a function of (features, labels, seed); parts that are switched off are absent.
+
+    A fourth argument are the clips' own frames, see SpecAugment; mixup takes all of them for equally long.
+    """
     mixup = Mixup(settings.mixup) if settings.mixup else None
     spec_augment = None
     if settings.time_masks or settings.frequency_masks:
@@ -422,11 +433,11 @@ def build_feature_augmentation(settings: AugmentSettings) -> Callable[[Tensor, T
             settings.time_masks, settings.time_mask_frames, settings.frequency_masks, settings.frequency_mask_bins
         )
 
-    def augment(features: Tensor, labels: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+    def augment(features: Tensor, labels: Tensor, seed: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if mixup is not None:
             features, labels = mixup(features, labels, tf.random.experimental.stateless_fold_in(seed, 10))
         if spec_augment is not None:
-            features = spec_augment(features, tf.random.experimental.stateless_fold_in(seed, 11))
+            features = spec_augment(features, tf.random.experimental.stateless_fold_in(seed, 11), lengths)
         return features, labels
 
     return augment

@@ -102,9 +102,10 @@ def read_corpus(settings: CorpusSettings, *, for_test: bool = False) -> Corpus:
 def _give_speakers(clips: list[Clip], settings: CorpusSettings) -> Iterator[Clip]:
     """The clips, those of the settings' speakers in these speakers' splits. Raises UserError if a speaker has none."""
     given = dict.fromkeys(settings.validation_speakers, "validation") | dict.fromkeys(settings.test_speakers, "test")
-    if absent := sorted(given.keys() - {clip.speaker for clip in clips}):
+    speakers = [normalize_text(clip.speaker) for clip in clips]
+    if absent := sorted(given.keys() - set(speakers)):
         raise UserError(f"corpus.validation_speakers, test_speakers: the corpus has no clip of {', '.join(absent)}")
-    return (replace(clip, split=given.get(clip.speaker, clip.split)) for clip in clips)
+    return (replace(clip, split=given.get(speaker, clip.split)) for clip, speaker in zip(clips, speakers, strict=True))
 
 
 Read = tuple[list[Clip], list[tuple[str, str]], list[str], list[str]]

@@ -191,7 +191,7 @@ class PhraseData:
                 audio = gain(audio, fold_in(key, 3))
             response = None if microphone is None else microphone(audio, fold_in(key, 4))
             features, frames = masked_features(self.front_end, audio, samples, response)
-            augmented, _ = augment_features(features, tf.zeros((1, 1)), key)
+            augmented, _ = augment_features(features, tf.zeros((1, 1)), key, frames)
             return augmented * _mask(features, frames), frames, tokens, token_counts
 
         return to_features

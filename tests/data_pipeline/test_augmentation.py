@@ -341,6 +341,22 @@ def test_masks_wider_than_the_clip_stay_within_it():
     assert (out != features).all(axis=(1, 2)).mean() == pytest.approx(1 / 6, abs=0.05)  # 0 to 5 frames, all as likely
 
 
+def test_masks_stay_within_clips_of_different_lengths_and_have_their_means():
+    lengths = np.array([40, 20, 3, 1, 0] * 200)
+    inside = (np.arange(40) < lengths[:, None])[:, :, None]
+    features = np.random.default_rng(3).normal(5, 1, (1000, 40, 4)).astype(np.float32) * inside
+    out = np.array(SpecAugment(1, 10, 0, 1)(features, seeded(), tf.constant(lengths, tf.int32)))
+    masked = (out != features).any(axis=2)
+    assert not (masked & ~inside[:, :, 0]).any()
+    for clip, result, mask, length in zip(features, out, masked, lengths, strict=True):
+        if mask.any():
+            expected = np.broadcast_to(clip[:length].mean(axis=0), (mask.sum(), 4))
+            np.testing.assert_allclose(result[mask], expected, rtol=1e-5)
+    for length in (40, 20):
+        assert masked[lengths == length].mean(axis=0)[:length].min() > 0.02  # any place can be under a mask
+    assert masked[lengths == 20].sum(axis=1).max() == 10
+
+
 @pytest.mark.parametrize("alpha", [0.2, 1, 4])
 def test_mixup_weights_follow_the_beta_distribution(alpha):
     clips = 4000

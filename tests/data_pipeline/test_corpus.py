@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.corpus import SILENCE, UNKNOWN, Corpus, read_corpus
 from data_pipeline.errors import UserError
+from data_pipeline.labels import PHRASE
 from data_pipeline.settings import CorpusSettings
 from data_pipeline.splits import SPLITS, which_split
 
@@ -166,6 +167,48 @@ class TestFolder:
             read(tmp_path)
         with pytest.raises(UserError, match=r"first of 1 files set aside: yes.txt.wav: lies beside"):
             read(touch(tmp_path, "yes.txt.wav"))
+
+
+class TestSpeakersOfASplit:
+    NAMES = tuple(f"ja/{speaker}_nohash_{take}.wav" for speaker in ("anna", "bert", "cle\u0301o") for take in (0, 1))
+
+    def test_all_their_clips_whatever_the_lists_say(self, tmp_path):
+        touch(tmp_path, *self.NAMES)
+        (tmp_path / "testing_list.txt").write_text("ja/anna_nohash_0.wav\nja/bert_nohash_1.wav")
+        corpus = read(tmp_path, validation_speakers=["anna"], test_speakers=["cl\u00e9o"])
+        assert by_path(corpus, "split") == {
+            **{name: "validation" for name in self.NAMES if "anna" in name},
+            "ja/bert_nohash_0.wav": "train",
+            "ja/bert_nohash_1.wav": "test",
+            **{name: "test" for name in self.NAMES if "cle" in name},
+        }
+
+    def test_those_without_a_clip(self, tmp_path):
+        touch(tmp_path, *self.NAMES)
+        speakers = {"validation_speakers": ["zoe", "anna"], "test_speakers": ["yve"]}
+        with pytest.raises(UserError, match=r"validation_speakers, test_speakers: .* no clip of yve, zoe$"):
+            read(tmp_path, **speakers)
+        assert {clip.split for clip in read(tmp_path, for_test=True, **speakers).clips} == {"test"}
+
+
+class TestPhrases:
+    def test_texts(self, manifest):
+        corpus = read(manifest("path,label,text,speaker\na.wav,an,licht  an,x\nb.wav,aus,,x\n"), tokens="words")
+        assert by_path(corpus, "text") == {"a.wav": "licht an", "b.wav": "aus"}
+        assert (corpus.labels, set(by_path(corpus, "label").values())) == ((PHRASE,), {PHRASE})
+
+    def test_silence_has_no_text_and_other_speech_is_left_out(self, manifest):
+        rows = (
+            "a.wav,_silence_,,x",
+            "b.wav,,_silence_,x",
+            "c.wav,_unknown_,,x",
+            "d.wav,_unknown_,doch,x",
+            "e.wav,an,,x",
+        )
+        corpus = read(manifest("\n".join(("path,label,text,speaker", *rows))), tokens="words")
+        assert by_path(corpus, "label") == {"a.wav": SILENCE, "b.wav": SILENCE, "d.wav": PHRASE, "e.wav": PHRASE}
+        assert by_path(corpus, "text") == {"a.wav": "", "b.wav": "", "d.wav": "doch", "e.wav": "an"}
+        assert "1 clips of _unknown_ left out: nothing says what is spoken there" in corpus.notes
 
 
 class TestLabels:

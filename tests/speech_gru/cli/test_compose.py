@@ -1,6 +1,8 @@
 """`compose` from prepared clips to files that `prepare` takes as a corpus of phrases."""
 
 import csv
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +11,11 @@ import soundfile
 from data_pipeline import compose as module
 from data_pipeline.clip_index import ClipIndex
 from data_pipeline.prepare import prepare
-from data_pipeline.settings import CorpusSettings
+from data_pipeline.settings import ComposeSettings, CorpusSettings
+from speech_gru.config import load_config
+from speech_gru.decoding.grammar import Sentences
 
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "phrases.md"
 WORDS = {"tief", "mittel", "höher"}
 
 
@@ -135,3 +140,20 @@ def test_interrupted(speech_gru, tiny_yaml, tmp_path, monkeypatch):
     monkeypatch.setattr(soundfile, "write", interrupt)
     assert speech_gru("compose", tiny_yaml, "--out", tmp_path / "out", "--count", 9).code == 130
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_the_document_s_experiments(tmp_path):
+    found = re.findall(r"```yaml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "a.yaml").write_text(found[0], encoding="utf-8")
+    (tmp_path / "b.yaml").write_text(found[1], encoding="utf-8")
+    assert load_config(tmp_path / "a.yaml").corpus.tokens == "characters"
+    lights = load_config(tmp_path / "b.yaml")
+    assert set(Sentences(lights.compose.grammar, "command").words) == set(lights.corpus.words)
+
+
+def test_the_document_s_defaults():
+    rows = re.findall(r"^\| `(\w+)` \| (?:`(.*?)`|none) \|", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+    defaults = ComposeSettings().model_dump(mode="json")
+    assert {name for name, _ in rows} == set(defaults)
+    for name, value in rows:
+        assert value == ("" if defaults[name] is None else str(defaults[name]).replace(".0", ""))
