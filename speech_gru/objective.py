@@ -62,7 +62,7 @@ def ctc_loss(logits, steps, tokens, token_counts):
         tokens: (batch, tokens) int32, from 1; after the last anything.
         token_counts: (batch,) int32; may be 0.
     """
-    log_probs = ops.log_softmax(ops.cast(logits, "float32"), axis=2)
+    log_probs, steps = ops.log_softmax(ops.cast(logits, "float32"), axis=2), ops.cast(steps, "int32")
     tokens = ops.where(_within(tokens, token_counts), tokens, BLANK)
     # A path's states: a blank, the first token, a blank, the second token, ..., a blank.
     states = ops.reshape(ops.stack([ops.zeros_like(tokens), tokens], axis=2), (-1, 2 * ops.shape(tokens)[1]))
@@ -71,15 +71,15 @@ def ctc_loss(logits, steps, tokens, token_counts):
     can_skip = ops.logical_and(states != BLANK, states != _shifted(states, 2, BLANK))
     emitted = ops.take_along_axis(log_probs, states[:, None, :], axis=2)
 
-    def step(alpha, now):
-        emitted, is_within = now
+    def step(before, emitted):
+        alpha, number = before
         skipped = ops.where(can_skip, _shifted(alpha, 2, _NEVER), _NEVER)
         come = ops.logsumexp(ops.stack([alpha, _shifted(alpha, 1, _NEVER), skipped]), axis=0)
-        return ops.where(is_within[:, None], come + emitted, alpha), None
+        return (ops.where((number < steps)[:, None], come + emitted, alpha), number + 1), None
 
-    before = ops.where(ops.arange(ops.shape(states)[1]) == 0, 0.0, _NEVER) * ops.ones_like(states, dtype="float32")
-    moments = ops.swapaxes(emitted, 0, 1), ops.swapaxes(_within(log_probs[:, :, 0], steps), 0, 1)
-    alpha, _ = ops.scan(step, before, moments)
+    first = ops.where(ops.arange(ops.shape(states)[1]) == 0, 0.0, _NEVER) * ops.ones_like(states, dtype="float32")
+    # The step's number is carried along: over two sequences Keras doesn't scan if their length isn't known before.
+    (alpha, _), _ = ops.scan(step, (first, ops.zeros((), "int32")), ops.swapaxes(emitted, 0, 1))
     # A path ends in the last token, which an empty text has not, or in the blank behind it.
     alpha = ops.pad(alpha, ((0, 0), (1, 0)), constant_values=_NEVER)
     last = 2 * ops.cast(token_counts, "int32")[:, None]

@@ -45,11 +45,15 @@ def case(seed: int, batch: int = 6) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     return logits, steps.astype(np.int32), tokens.astype(np.int32), counts.astype(np.int32)
 
 
-@tf.function
-def loss_and_gradient(logits, *others):
+LENGTHS, TEXTS = tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None, None), tf.int32)
+
+
+@tf.function(input_signature=(tf.TensorSpec((None, None, None)), LENGTHS, TEXTS, LENGTHS))
+def loss_and_gradient(logits, steps, tokens, counts):
+    """With all shapes unknown, as in training."""
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        losses = ctc_loss(logits, *others)
+        losses = ctc_loss(logits, steps, tokens, counts)
     return losses, tape.gradient(losses, logits)
 
 
@@ -215,7 +219,7 @@ def phrase_model(policy: str = "float32", **values) -> keras.Model:
     """With random weights, biases and statistics too."""
     keras.utils.set_random_seed(5)
     with dtype_policy(policy):
-        model = build_model(ModelSettings(head="ctc", units=5, dropout=0, **values), 19, 3, LABELS)
+        model = build_model(ModelSettings(head="ctc", units=5, layers=1, dropout=0, **values), 19, 3, LABELS)
     rng = np.random.default_rng(5)
     for weight in model.weights:
         noise = rng.normal(0, 0.3, weight.shape)
@@ -235,35 +239,39 @@ def padded(features: list[np.ndarray], frames: int, filler: float = 0.0) -> np.n
     return np.stack(rows)
 
 
-def gradients(model: keras.Model, subsampling: int, *batch) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Losses, and the gradient of their sum with respect to each weight, with statistics of training left out."""
-    features, frames, tokens, counts = batch
-    with tf.GradientTape() as tape:
-        logits = model([features, frames], training=False)
-        losses = ctc_loss(logits, frames // subsampling, tokens, counts)
-    return losses.numpy(), [part.numpy() for part in tape.gradient(losses, model.trainable_variables)]
+def measuring(model: keras.Model, subsampling: int):
+    """A function of a batch: logits, losses, and the gradients of the losses' sum with respect to the weights."""
+
+    @tf.function(input_signature=(tf.TensorSpec((None, None, 3)), LENGTHS, TEXTS, LENGTHS))
+    def measure(features, frames, tokens, counts):
+        with tf.GradientTape() as tape:
+            logits = model([features, frames])
+            losses = ctc_loss(logits, frames // subsampling, tokens, counts)
+        return logits, losses, tape.gradient(losses, model.trainable_variables)
+
+    return lambda *batch: tf.nest.map_structure(lambda part: part.numpy(), measure(*batch))
 
 
 class TestPadding:
-    @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-    @pytest.mark.parametrize("name", MODELS)
+    @pytest.mark.parametrize(
+        ("name", "policy"),
+        [*((name, "float32") for name in MODELS), ("convolutions", "mixed_bfloat16"), ("forwards", "mixed_bfloat16")],
+    )
     def test_logits_loss_and_gradients_are_those_of_each_clip_alone(self, name, policy):
         model, subsampling = phrase_model(policy, **MODELS[name]), MODELS[name].get("subsampling", 1)
-        features, tokens, counts = clips()
+        measure, (features, tokens, counts) = measuring(model, subsampling), clips()
         frames = np.array(FRAMES, np.int32)
         # Garbage behind the clips: the model itself must not look at it.
         batch = padded(features, 23, filler=9.0), frames, tokens, counts
-        logits = model(list(batch[:2])).numpy()
-        losses, whole = gradients(model, subsampling, *batch)
+        logits, losses, whole = measure(*batch)
         total = [np.zeros_like(part) for part in whole]
         loose = 1e-5 if policy == "float32" else 0.03
         for row, clip in enumerate(features):
             steps = len(clip) // subsampling
             one = clip[None], frames[row : row + 1], tokens[row : row + 1], counts[row : row + 1]
-            alone = model(list(one[:2])).numpy()[0]
-            assert alone.shape == (steps, LABELS)
-            np.testing.assert_allclose(logits[row, :steps], alone, rtol=loose, atol=loose)
-            loss, parts = gradients(model, subsampling, *one)
+            alone, loss, parts = measure(*one)
+            assert alone.shape == (1, steps, LABELS)
+            np.testing.assert_allclose(logits[row, :steps], alone[0], rtol=loose, atol=loose)
             np.testing.assert_allclose(losses[row], loss[0], rtol=loose, atol=loose)
             total = [sum_ + part for sum_, part in zip(total, parts, strict=True)]
         for found, expected in zip(whole, total, strict=True):
@@ -293,10 +301,14 @@ class TestPadding:
         found = []
         for frames, filler in ((19, 0.0), (31, 9.0)):
             model = phrase_model(**MODELS[name])
-            with tf.GradientTape() as tape:
-                losses, correct = objective(model, padded(features, frames, filler), np.array(FRAMES), tokens, counts)
-            parts = tape.gradient(losses, model.trainable_variables)
-            found.append([losses, tf.cast(correct, tf.float32), *parts, *model.weights])
+
+            @tf.function
+            def train(features, model=model):
+                with tf.GradientTape() as tape:
+                    losses, correct = objective(model, features, np.array(FRAMES, np.int32), tokens, counts)
+                return losses, tf.cast(correct, tf.float32), *tape.gradient(losses, model.trainable_variables)
+
+            found.append([*train(padded(features, frames, filler)), *model.weights])
         for short, long in zip(*found, strict=True):
             np.testing.assert_allclose(
                 keras.ops.convert_to_numpy(short), keras.ops.convert_to_numpy(long), rtol=1e-3, atol=1e-4
@@ -322,7 +334,7 @@ from speech_gru.model import build_model
 from speech_gru.objective import CtcObjective
 archive = np.load(sys.argv[1])
 assert keras.backend.backend() == sys.argv[2]
-settings = ModelSettings(head="ctc", units=5, dropout=0, **{MODELS["convolutions"]!r})
+settings = ModelSettings(head="ctc", units=5, layers=1, dropout=0, **{MODELS["convolutions"]!r})
 model = build_model(settings, 19, 3, {LABELS})
 model.set_weights([archive[f"weight_{{index}}"] for index in range(len(model.weights))])
 batch = [ops.convert_to_tensor(archive[name]) for name in ("features", "frames", "tokens", "counts")]
