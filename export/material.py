@@ -13,7 +13,6 @@ import numpy as np
 
 from data_pipeline.errors import UserError
 from data_pipeline.labels import UNKNOWN
-from export.decision import decide
 from export.encoder import Encoder, read_encoder
 from export.errors import NotMadeError
 from export.front_end import FrontEndState, convert_front_end, front_end_state
@@ -21,6 +20,7 @@ from export.number_format import NumberFormat
 from export.reference import Ranges, classify, classify_stream, softmax
 from speech_gru import __version__
 from speech_gru.artefact import Artefact, front_end_digest
+from speech_gru.decision import decide
 from speech_gru.quiet import start_tensorflow
 
 if TYPE_CHECKING:  # a process that writes or measures a file starts without Keras

@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from export.decision import decide
 from export.material import Facts, Subject
 from export.reference import softmax
 from export.verify import Reading
+from speech_gru.decision import decide
 
 OTHER_DECISIONS = 10
 """A smaller format may decide otherwise than its model on so many times the clips that it may get wrong on balance: of

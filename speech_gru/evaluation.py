@@ -15,7 +15,7 @@ from data_pipeline.dataset import evaluation_batches
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_text, written_aside
 from data_pipeline.labels import SILENCE, UNKNOWN
-from export.decision import decide
+from speech_gru.decision import decide
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """Audio (batch, samples) float32 -> probabilities (batch, labels) float32."""

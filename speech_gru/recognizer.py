@@ -8,7 +8,7 @@ import numpy as np
 
 from data_pipeline.audio import fit_length, load_audio
 from data_pipeline.errors import UserError
-from data_pipeline.labels import UNKNOWN
+from speech_gru.decision import decide
 from speech_gru.lite_file import LiteFile, as_float
 from speech_gru.shipped import CLIP_MODEL
 
@@ -77,10 +77,8 @@ class Recognizer:
         probabilities = self.probabilities(samples)
         order = np.argsort(-probabilities, kind="stable")
         ranking = tuple((self.labels[index], float(probabilities[index])) for index in order)
-        label, probability = ranking[0]
-        if UNKNOWN in self.labels and probability < self.description.thresholds.get(label, 0):
-            label, probability = UNKNOWN, dict(ranking)[UNKNOWN]
-        return Recognition(label, probability, ranking)
+        decided = int(decide(probabilities, self.labels, self.description.thresholds))
+        return Recognition(self.labels[decided], float(probabilities[decided]), ranking)
 
     def probabilities(self, samples: np.ndarray) -> np.ndarray:
         """(labels,) float32, of the clip as in `recognize`."""

@@ -1,6 +1,7 @@
 """What `evaluate` measures: a run or an exported file, seen through the same few properties."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ class Subject:
     report_folder: Path
     run: Path
     """The run directory it came from, if that is still there."""
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    """By label, of a file that has some."""
 
     def shards(self) -> Path:
         """The clips that the run was trained with. Raises UserError if they are not known."""
@@ -63,6 +66,7 @@ def load_subject(path: Path, *, keep_state: bool = False) -> Subject:
         about.clip_samples,
         path.parent / "report",
         path.resolve().parent.parent,
+        about.thresholds,
     )
 
 

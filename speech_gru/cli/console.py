@@ -114,3 +114,15 @@ def print_metrics(split: str, metrics: dict) -> None:
         f"{split}: accuracy {metrics['accuracy']:.2%}, {metrics['correct']} of {metrics['clips']} clips right; "
         f"95 % interval {low:.2%} to {high:.2%}"
     )
+    if "with_thresholds" in metrics:
+        _print_with_thresholds(metrics["with_thresholds"], metrics["clips"])
+
+
+def _print_with_thresholds(figures: dict, clips: int) -> None:
+    """What is reported as a word only from the file's threshold for it on."""
+    low, high = figures["accuracy_interval"]
+    false = figures["false_commands"]
+    print(
+        f"with the file's thresholds: accuracy {figures['accuracy']:.2%}, {figures['correct']} of {clips} clips right; "
+        f"95 % interval {low:.2%} to {high:.2%}" + ("" if false is None else f"; false commands {false:.1%}")
+    )

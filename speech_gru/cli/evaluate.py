@@ -73,6 +73,7 @@ def evaluate(
             shards or subject.shards(),
             split.value,
             subject.clip_samples,
+            thresholds=subject.thresholds,
             progress=progress,
         )
         rows = _measure_noise(subject, recordings, shards or subject.shards(), split.value, progress) if noise else []

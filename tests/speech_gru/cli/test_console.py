@@ -50,3 +50,23 @@ def test_a_terminal_keeps_its_width(table, monkeypatch, capsys):
     console.print_table(table)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     assert max(map(len, lines)) <= 60
+
+
+METRICS = {
+    **{"clips": 4, "labels": {}, "confusions": []},
+    **{"correct": 3, "accuracy": 0.75, "accuracy_interval": [0.3, 0.95], "false_commands": 0.5},
+}
+
+
+def test_metrics_without_thresholds(capsys):
+    console.print_metrics("test", METRICS)
+    assert "threshold" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("false", "shown"), [(0.25, "; false commands 25.0%\n"), (None, "94.00%\n")])
+def test_metrics_with_thresholds(capsys, false, shown):
+    figures = {"correct": 2, "accuracy": 0.5, "accuracy_interval": [0.1, 0.94], "false_commands": false}
+    console.print_metrics("test", {**METRICS, "with_thresholds": figures})
+    out = capsys.readouterr().out
+    assert "with the file's thresholds: accuracy 50.00%, 2 of 4 clips right; 95 % interval 10.00% to " in out
+    assert out.endswith(shown)

@@ -6,9 +6,11 @@ import shutil
 import signal
 import tempfile
 
+import numpy as np
 import pytest
 
 from data_pipeline.errors import UserError
+from speech_gru.artefact import Artefact
 from speech_gru.subject import load_subject
 
 
@@ -249,6 +251,24 @@ class TestStreams:
             assert outcome.err == f"speech-gru: {path}: only a streaming file has a state to keep\n"
         assert not (export / "report").exists()
         assert not (export.parent / "report" / "test-one-stream").exists()
+
+
+def test_a_files_thresholds(lite_model, copied, measured, speech_gru, tiny_shards, tmp_path):
+    """One that takes everything for `tief`, too unsure of it to report it."""
+    labels = ("tief", "mittel", "höher", "_unknown_", "_silence_")
+
+    def build(graph):
+        graph.input("audio", (1, 4000))
+        for name in ("probabilities", "logits"):
+            graph.output(name, copied(graph, graph.constant(np.float32([[0.6, 0.1, 0.1, 0.1, 0.1]]))))
+
+    (tmp_path / "a.tflite").write_bytes(lite_model(Artefact(labels, 8000, 4000, thresholds={"tief": 0.7}), build))
+    arguments = (tmp_path / "a.tflite", "--shards", tiny_shards)
+    found = measured(*arguments)
+    assert (found["correct"], found["false_commands"]) == (6, 1)
+    assert found["with_thresholds"]["correct"] == found["labels"]["_unknown_"]["clips"]
+    assert found["with_thresholds"]["false_commands"] == 0
+    assert "with the file's thresholds: accuracy " in speech_gru("evaluate", *arguments).out
 
 
 def test_ctrl_c(model, speech_gru, tiny_corpus, tmp_path, monkeypatch):
