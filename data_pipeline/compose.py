@@ -106,8 +106,10 @@ class ComposedPhrases:
         return generator, labels
 
     def _join(self, numbers: list[int], generator: np.random.Generator) -> np.ndarray:
-        """These clips one after the other, as _word cuts them: (samples,) int16."""
+        """These clips one after another, as _word cuts them; if there is none, a second of zeros: (samples,) int16."""
         settings, rate = self._settings, self._sample_rate
+        if not numbers:
+            return np.zeros(rate, np.int16)
         edge = round(_EDGE_SECONDS * rate)
         gaps = np.round(generator.uniform(*settings.gap_ms, len(numbers) + 1) * rate / 1000).astype(int)
         levels = 10 ** (generator.uniform(*settings.level_db, len(numbers)) / 20)

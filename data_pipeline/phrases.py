@@ -268,7 +268,7 @@ def open_recorded(shards: Path, split: str, sample_rate: int) -> RecordedPhrases
 def open_usable(shards: Path, spell: Speller, front_end: FrontEnd, subsampling: int, fastest: float) -> RecordedPhrases:
     """The training phrases that can be learnt: all of their tokens are in the table, with time enough to say them.
 
-    Silence, whose text is empty, is one.
+    Silence, whose text is empty, is one; of it too the model makes a step at least.
 
     Args:
         subsampling: frames to a step.
@@ -280,7 +280,7 @@ def open_usable(shards: Path, spell: Speller, front_end: FrontEnd, subsampling: 
 
     def is_usable(samples: int, text: str) -> bool:
         frames = max(0, (Speed.shortened(samples, fastest) - front_end.fft_size) // front_end.hop + 1)
-        return spell.is_complete(text) and steps_needed(spell(text)) <= frames // subsampling
+        return spell.is_complete(text) and max(1, steps_needed(spell(text))) <= frames // subsampling
 
     phrases = RecordedPhrases(ClipIndex(shards, "train"), front_end.sample_rate, is_usable)
     if not len(phrases):
