@@ -155,8 +155,10 @@ def read_description(model: bytes, name: str | Path) -> Artefact:
 
 def _parse(line: bytes) -> Artefact:
     values = json.loads(line)
-    labels = values.get("labels")
+    labels, words = values.get("labels"), values.get("words", [])
     _check_labels(labels)
+    if words != []:
+        _check_labels(words, "words")
     for key in ("sample_rate", "clip_samples"):
         if type(values.get(key)) is not int or values[key] < 1:
             raise ValueError(f"{key}: expected a number of samples, got {str(values.get(key))[:80]}")
@@ -170,14 +172,14 @@ def _parse(line: bytes) -> Artefact:
     thresholds = values.get("thresholds", {})
     if not isinstance(thresholds, dict) or not all(_is_share(value) for value in thresholds.values()):
         raise ValueError(f"thresholds: expected a probability by label, got {str(thresholds)[:80]}")
-    for key in ("number_format", "front_end_sha256", "head", "run", "version"):
+    for key in ("number_format", "front_end_sha256", "head", "tokens", "decoding", "run", "version"):
         if not isinstance(values.get(key, ""), str):
             raise ValueError(f"{key}: expected text, got {str(values[key])[:80]}")
     _check_head(values)
     if not isinstance(values.get("front_end", {}), dict):
         raise ValueError(f"front_end: expected settings by name, got {str(values['front_end'])[:80]}")
     known = {item.name for item in fields(Artefact)}
-    lists = {"labels": tuple(labels), "words": tuple(values.get("words", ()))}
+    lists = {"labels": tuple(labels), "words": tuple(words)}
     return Artefact(**{key: value for key, value in values.items() if key in known} | lists)
 
 
@@ -192,21 +194,38 @@ def _check_head(values: dict) -> None:
         raise ValueError(f"tokens: expected one of {', '.join(KINDS_OF_TOKENS)}, got {str(values.get('tokens'))[:80]}")
     if values.get("decoding") not in DECODINGS:
         raise ValueError(f"decoding: expected one of {', '.join(DECODINGS)}, got {str(values.get('decoding'))[:80]}")
-    if not min(values.get(key, 0) for key in ("frame_samples", "hop_samples", "step_samples")):
-        raise ValueError("frame_samples, hop_samples, step_samples: expected numbers above 0")
-    words = values.get("words", [])
-    if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
-        raise ValueError(f"words: expected a list of words, got {str(words)[:80]}")
+    if "" in values.get("words", []):
+        raise ValueError("words: expected words, got an empty one")
+    _check_steps(values)
 
 
-def _check_labels(labels) -> None:
+def _check_steps(values: dict) -> None:
+    """How samples become steps, with a CTC head."""
+    frame, hop, step = sizes = [values.get(key, 0) for key in ("frame_samples", "hop_samples", "step_samples")]
+    if not min(sizes) or step % hop:
+        raise ValueError(
+            "step_samples: expected frame_samples and hop_samples above 0, and a multiple of the latter, got "
+            f"{str(sizes)[:80]}"
+        )
+    # A chunk with the overlap before it has a step's frames, to the sample; a clip is no shorter.
+    shortest = frame - hop + step
+    if values.get("kind") == "stream" and (values["chunk_samples"], values.get("overlap_samples")) != (
+        step,
+        frame - hop,
+    ):
+        raise ValueError(f"chunk_samples: expected a step's, {step}, with an overlap of {frame - hop}")
+    if values.get("kind", "clip") == "clip" and values["clip_samples"] < shortest:
+        raise ValueError(f"clip_samples: expected a step's at least, {shortest}, got {values['clip_samples']}")
+
+
+def _check_labels(labels, name: str = "labels") -> None:
     if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
-        raise ValueError(f"labels: expected a list of words, got {str(labels)[:80]}")
+        raise ValueError(f"{name}: expected a list of words, got {str(labels)[:80]}")
     if unprintable := [label for label in labels if _CONTROLS.search(label)]:
-        raise ValueError(f"labels: expected words without control characters, got {ascii(unprintable[0])[:80]}")
+        raise ValueError(f"{name}: expected words without control characters, got {ascii(unprintable[0])[:80]}")
     if len(set(labels)) < len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
-        raise ValueError(f"labels: expected words that differ, got {twice[:80]!r} {labels.count(twice)} times")
+        raise ValueError(f"{name}: expected words that differ, got {twice[:80]!r} {labels.count(twice)} times")
 
 
 def _is_share(value) -> bool:

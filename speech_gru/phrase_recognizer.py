@@ -5,29 +5,24 @@ overlap by half, of each of which the middle counts. How the audio is cut into c
 """
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 
+from data_pipeline.audio import load_audio
 from data_pipeline.errors import UserError
-from speech_gru.artefact import DECODINGS, Artefact
-from speech_gru.decoding import (
-    BeamSearch,
-    GreedyDecoder,
-    KeywordSpotter,
-    Token,
-    acceptor_of_words,
-    align,
-    spell,
-    text_of,
-)
+from speech_gru.artefact import Artefact
+from speech_gru.decoding import KeywordSpotter, Token, spell, text_of
 from speech_gru.lite_file import LiteFile, as_float, steps_of
+from speech_gru.utterance import UtteranceDecoder, as_texts
 
 PAUSE_SECONDS = 1.0
 """After so long without a token an utterance is over, and is decoded."""
 LONGEST_SECONDS = 30.0
-"""An utterance that goes on for longer is cut: a beam search grows with it."""
+"""An utterance that goes on for longer is cut, where it is silent for longest: a beam search grows with it."""
 
 
 @dataclass(frozen=True)
@@ -84,24 +79,18 @@ class PhraseRecognizer:
     ):
         self._file = model if isinstance(model, LiteFile) else LiteFile(model, threads=threads)
         self.description = about = self._file.description
-        if about.head != "ctc" or about.kind == "step":
+        if about.head != "ctc":
             raise UserError(
-                f"{self._file.path}: head {about.head!r}, kind {about.kind!r}; expected a CTC head, for clips or "
-                "streams. Recognizer takes files of single words"
+                f"{self._file.path}: a file for single words (head {about.head!r}); Recognizer runs it, or "
+                "StreamingRecognizer if it is for streams"
             )
-        self.decoding, self._width = decoding or about.decoding, width
-        if self.decoding not in DECODINGS:
-            raise UserError(f"decoding: expected one of {', '.join(DECODINGS)}, got {self.decoding!r}")
-        self._acceptor = None
-        if self.decoding == "words":
-            self._acceptor = self._accept(about.words if words is None else tuple(words))
-
-    def _accept(self, words: tuple[str, ...]):
-        about = self.description
-        if not words or about.tokens == "phonemes":
-            raise UserError(f"{self._file.path}: no words to hold a search to; give some, or another decoding")
-        separator = about.labels.index(" ") if about.tokens == "characters" and " " in about.labels else None
-        return acceptor_of_words((spell(word, about.labels, about.tokens) for word in words), separator)
+        if about.kind == "step":
+            raise UserError(
+                f"{self._file.path}: a file of kind 'step', for microcontrollers; expected one for clips or streams"
+            )
+        words = about.words if words is None else words
+        self.decode = UtteranceDecoder(about.labels, about.tokens, decoding or about.decoding, words=words, width=width)
+        """One utterance's log-probabilities -> its tokens."""
 
     @property
     def sample_rate(self) -> int:
@@ -112,6 +101,14 @@ class PhraseRecognizer:
     def step_seconds(self) -> float:
         """From one row of log-probabilities to the next."""
         return self.description.step_samples / self.description.sample_rate
+
+    def load(self, file: str | os.PathLike | BinaryIO) -> np.ndarray:
+        """An audio file, a path or a binary file object, as (samples,) float32 at `sample_rate`.
+
+        Raises:
+            data_pipeline.audio.AudioError: why it can't be used.
+        """
+        return load_audio(file, self.sample_rate)
 
     def log_probs(self, samples: np.ndarray) -> np.ndarray:
         """(steps, tokens) float32: the logarithms of the tokens' probabilities at each step; token 0 is the blank.
@@ -152,12 +149,8 @@ class PhraseRecognizer:
     def search(self, phrases: Iterable[str], threshold: float = -1.0) -> "SearchStream":
         """Searches audio that goes on. Arguments and errors as for `find`."""
         about = self.description
-        spelled = {phrase: spell(phrase, about.labels, about.tokens) for phrase in phrases}
+        spelled = {phrase: spell(phrase, about.labels, about.tokens) for phrase in as_texts(phrases, "phrases")}
         return SearchStream(self, KeywordSpotter(spelled, threshold=threshold))
-
-    def new_decoder(self) -> "GreedyDecoder | BeamSearch":
-        """Of the recogniser's decoding."""
-        return GreedyDecoder() if self.decoding == "greedy" else BeamSearch(self._acceptor, width=self._width)
 
     def rows(self) -> "Rows":
         """Audio that goes on -> log-probabilities."""
@@ -215,52 +208,85 @@ class TextStream(_Stream):
 
     def __init__(self, recognizer: PhraseRecognizer):
         super().__init__(recognizer)
-        self._recognizer, self._about = recognizer, recognizer.description
-        self._pause = round(PAUSE_SECONDS / self._step_seconds)
-        self._longest = round(LONGEST_SECONDS / self._step_seconds)
-        self._first = 0
-        """The step that the utterance begins with."""
-        self._utterance: list[np.ndarray] = []
-        """Its rows; without any token at most one, for nothing has begun yet."""
-        self._silent = 0
-        """So many of the newest rows have the blank as the most probable token."""
+        self._decoder, self._about = recognizer.decode, recognizer.description
+        steps = (round(seconds / self._step_seconds) for seconds in (PAUSE_SECONDS, LONGEST_SECONDS))
+        self._utterances = _Utterances(*steps)
 
     def _decode(self, rows: np.ndarray) -> list[Word]:
-        found = []
-        for row in rows:
-            self._utterance.append(row)
-            self._silent = 0 if row.argmax() else self._silent + 1
-            count = len(self._utterance)
-            if self._silent == count and count > self._pause:  # nothing was said: the oldest row goes
-                self._utterance.pop(0)
-                self._first, self._silent = self._first + 1, self._silent - 1
-            elif (count > self._silent >= self._pause) or count == self._longest:
-                found += self._end_utterance()
-        return found
+        return [word for row in rows for utterance in self._utterances.feed(row) for word in self._words(*utterance)]
 
     def _end(self) -> list[Word]:
-        found = self._end_utterance()
-        self._first = 0
-        return found
+        return [word for utterance in self._utterances.finish() for word in self._words(*utterance)]
 
-    def _end_utterance(self) -> list[Word]:
-        rows, first = np.array(self._utterance, np.float32), self._first
-        self._first, self._silent, self._utterance = first + len(rows), 0, []
-        if not len(rows) or not rows.argmax(axis=1).any():
-            return []
-        decoder = self._recognizer.new_decoder()
-        if isinstance(decoder, GreedyDecoder):
-            tokens = decoder.feed(rows) + decoder.finish()
-        else:
-            decoder.feed(rows)
-            best = decoder.finish(1)
-            tokens = align(rows, best[0].tokens) if best and best[0].tokens else []
-        return [self._word(part, first) for part in _split_words(tokens, self._about)]
+    def _words(self, rows: np.ndarray, first: int) -> list[Word]:
+        return [self._word(part, first) for part in _split_words(self._decoder(rows), self._about)]
 
     def _word(self, tokens: list[Token], first: int) -> Word:
         text = text_of([token.index for token in tokens], self._about.labels, self._about.tokens)
         start, end = ((first + place) * self._step_seconds for place in (tokens[0].start, tokens[-1].end))
         return Word(text, start, end, min(token.score for token in tokens))
+
+
+class _Utterances:
+    """Cuts the rows of a stream into utterances: (rows, number of the first), each with a row that isn't silent.
+
+    Args:
+        pause: after so many silent steps an utterance is over.
+        longest: of more steps there is none.
+    """
+
+    def __init__(self, pause: int, longest: int):
+        self._pause = max(1, pause)
+        self._longest = max(2 * self._pause + 2, longest)  # whose first half isn't all silent
+        self._begin(0)
+
+    def _begin(self, first: int, rows: Iterable[np.ndarray] = (), silent: int = 0) -> None:
+        self._first, self._rows = first, deque(rows)
+        self._silent = silent
+        """So many of the newest rows are silent."""
+
+    def feed(self, row: np.ndarray) -> list[tuple[np.ndarray, int]]:
+        """The utterance that this row, (tokens,), completes, if there is one."""
+        self._rows.append(row)
+        self._silent = self._silent + 1 if _is_silent(row) else 0
+        count = len(self._rows)
+        if self._silent == count:  # nothing was said yet; a pause of it stays, for the first token's beginning
+            if count > self._pause:
+                self._rows.popleft()
+                self._first, self._silent = self._first + 1, self._silent - 1
+            return []
+        if self._silent >= self._pause:
+            return self._take(count)
+        return self._take(_place_to_cut(np.array(self._rows))) if count >= self._longest else []
+
+    def finish(self) -> list[tuple[np.ndarray, int]]:
+        """The utterance that the stream's end completes, if there is one. The next row is the first of another."""
+        found = self._take(len(self._rows)) if self._silent < len(self._rows) else []
+        self._begin(0)
+        return found
+
+    def _take(self, count: int) -> list[tuple[np.ndarray, int]]:
+        """The first rows as an utterance; the next one begins behind them."""
+        rows, first = np.array(self._rows, np.float32), self._first
+        self._begin(first + count, rows[count:], min(self._silent, len(rows) - count))
+        return [(rows[:count], first)]
+
+
+def _is_silent(rows: np.ndarray) -> np.ndarray:
+    """(..., tokens) -> (...): whether the blank is more probable than all tokens together."""
+    return rows[..., 0] > np.log(0.5)
+
+
+def _place_to_cut(rows: np.ndarray) -> int:
+    """Before which row to cut an utterance: in the middle of its second half's longest silence, or at its end."""
+    is_silent = _is_silent(rows)
+    is_silent[: len(rows) // 2] = False
+    edges = np.flatnonzero(np.diff(is_silent, prepend=False, append=False))
+    if not len(edges):
+        return len(rows)
+    starts, ends = edges[::2], edges[1::2]
+    longest = (ends - starts).argmax()
+    return int(starts[longest] + ends[longest] + 1) // 2
 
 
 def _split_words(tokens: list[Token], about: Artefact) -> list[list[Token]]:
@@ -294,14 +320,16 @@ class Rows:
     def feed(self, samples: np.ndarray) -> np.ndarray:
         """(steps, tokens) float32, the rows that these samples complete, maybe none."""
         self._waiting = np.concatenate([self._waiting, as_float(samples)])
-        next_rows = self._next_chunk if self._about.kind == "stream" else self._next_window
-        return self._stacked(iter(next_rows, None))
+        next_rows, parts = self._next_chunk if self._about.kind == "stream" else self._next_window, []
+        while (found := next_rows()) is not None:
+            parts.append(found)
+        self._waiting = self._waiting.copy()  # not a view, which would keep all of the samples
+        return self._stacked(parts)
 
     def finish(self) -> np.ndarray:
         """The rows that are left. The next sample is the first of another stream."""
-        rows = []
-        if self._about.kind == "clip" and len(self._waiting):
-            steps = steps_of(len(self._waiting), self._about)
+        rows, steps = [], steps_of(len(self._waiting), self._about)
+        if self._about.kind == "clip" and steps:
             rows = [self._run_window(self._waiting)[0 if self._is_first else self._lead : steps]]
         self._begin()
         return self._stacked(rows)
@@ -316,7 +344,7 @@ class Rows:
         before, audio = self._waiting[:overlap], self._waiting[overlap : overlap + chunk]
         _, logits, _, *self._states = self._file.run(audio[None], before[None], *self._states)
         self._waiting = self._waiting[chunk:]
-        return _log_softmax(logits)
+        return log_softmax(logits)
 
     def _next_window(self) -> np.ndarray | None:
         if len(self._waiting) <= self._about.clip_samples:
@@ -330,9 +358,10 @@ class Rows:
         padded = np.zeros((1, self._about.clip_samples), np.float32)
         padded[0, : len(samples)] = samples
         _, logits = self._file.run(padded, np.array([[len(samples)]], np.int32))
-        return _log_softmax(logits)
+        return log_softmax(logits)
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Logits (steps, tokens) as logarithms of probabilities."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

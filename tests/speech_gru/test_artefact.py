@@ -3,6 +3,8 @@ import json
 import os
 import re
 from contextlib import suppress
+from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 from ai_edge_litert import schema_py_generated as schema
@@ -241,7 +243,13 @@ def body(**changed) -> str:
         ("front_end", [None, 3, "mfcc", ["mfcc"]]),
         ("front_end_sha256", [None, 3, ["ab"], {}]),
         ("number_format", [None, 3, ["int8"], {}]),
-        ("head", [None, 3, [1], {}]),
+        ("head", [None, 3, [1], {}, "", "CTC"]),
+        ("frame_samples", [None, "20", 20.0, True, -1, [20]]),
+        ("hop_samples", [None, "20", 20.0, True, -1, [20]]),
+        ("step_samples", [None, "20", 20.0, True, -1, [20]]),
+        ("tokens", [None, 3, [1], {}]),
+        ("decoding", [None, 3, [1], {}]),
+        ("words", [None, 3, "ja", ["ja", 3], [["ja"]], {"ja": 1}, ["ja", "ja"], ["ja\n"]]),
         ("run", [None, 3, [1], {}]),
         ("version", [None, 3, [1], {}]),
     ],
@@ -289,6 +297,44 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
+
+
+class TestCtc:
+    clip: ClassVar = Artefact(
+        **{"labels": ("", "a", " "), "sample_rate": 8000, "clip_samples": 8000, "head": "ctc", "tokens": "characters"},
+        **{"frame_samples": 256, "hop_samples": 80, "step_samples": 320, "decoding": "words", "words": ("aa", "a a")},
+    )
+    stream: ClassVar = replace(clip, kind="stream", chunk_samples=320, overlap_samples=176)
+
+    def test_round_trip(self):
+        for about in (self.clip, self.stream, replace(self.clip, clip_samples=496), replace(self.clip, words=())):
+            values = json.loads(describe(about))
+            found = read_description(sealed(json.dumps(values | {"sha256": None})[1:]), "model")
+            assert found == about
+
+    @pytest.mark.parametrize(
+        ("changed", "reason"),
+        [
+            ({"labels": ["a", ""]}, "labels: expected the blank, an empty label, and tokens after it"),
+            ({"labels": [""]}, "labels: expected the blank, an empty label, and tokens after it"),
+            ({"tokens": ""}, "tokens: expected one of words, characters, phonemes, got "),
+            ({"tokens": "letters"}, "tokens: expected one of words, characters, phonemes, got letters"),
+            ({"decoding": ""}, "decoding: expected one of greedy, beam, words, got "),
+            ({"decoding": "fast"}, "decoding: expected one of greedy, beam, words, got fast"),
+            ({"words": ["a", ""]}, "words: expected words, got an empty one"),
+            ({"frame_samples": 0}, "step_samples: expected frame_samples and hop_samples above 0, and a multiple"),
+            ({"hop_samples": 0}, "step_samples: expected "),
+            ({"step_samples": 0}, "step_samples: expected "),
+            ({"step_samples": 40}, "step_samples: expected "),
+            ({"step_samples": 321}, "step_samples: expected "),
+            ({"clip_samples": 495}, "clip_samples: expected a step's at least, 496, got 495"),
+            ({"kind": "stream", "chunk_samples": 640, "overlap_samples": 176}, "chunk_samples: expected a step's, 320"),
+            ({"kind": "stream", "chunk_samples": 320, "overlap_samples": 80}, "with an overlap of 176"),
+        ],
+    )
+    def test_what_is_wrong(self, changed, reason):
+        values = json.loads(describe(self.clip)) | {"sha256": None} | changed
+        assert reason in refusal(sealed(json.dumps(values)[1:]))
 
 
 @given(st.dictionaries(st.sampled_from(sorted(FIELDS)), JSON, min_size=1, max_size=3))
