@@ -80,6 +80,23 @@ def print_table(table) -> None:
     console.print(table)
 
 
+def entry(found) -> dict:
+    """A Word or a Found of speech_gru.phrase_recognizer, as programs get it."""
+    from dataclasses import asdict
+
+    values = asdict(found).items()
+    return {key: value if isinstance(value, str) else round(value, 6 if key == "score" else 3) for key, value in values}
+
+
+def refuse(options: dict[str, object], reason: str) -> None:
+    """Raises UserError if one of these options, by name, was given: is something else than None, False or empty."""
+    from data_pipeline.errors import UserError
+
+    # A threshold of 0 was given, though it equals False.
+    if given := [name for name, value in options.items() if value is not None and value is not False and value != ()]:
+        raise UserError(f"{' and '.join(given)}: {reason}")
+
+
 def print_transcript_metrics(split: str, metrics: dict) -> None:
     """Prints the figures of speech_gru.transcripts.measure_transcripts."""
     table = new_table("errors", "said", "substitutions", "deletions", "insertions", "error rate")

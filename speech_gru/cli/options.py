@@ -15,6 +15,14 @@ class Split(str, Enum):
     test = "test"
 
 
+class Decoding(str, Enum):
+    """Of speech_gru.artefact.DECODINGS, as a choice."""
+
+    greedy = "greedy"
+    beam = "beam"
+    words = "words"
+
+
 CONFIG = Annotated[
     str, typer.Argument(metavar="CONFIG", help="An experiment's YAML file, or the name of a shipped one (demo, ...).")
 ]
@@ -23,4 +31,19 @@ SET = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as model.units=96; may be repeated."),
 ]
 RUN = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that `train` wrote.")]
+PHRASES = Annotated[
+    list[str],
+    typer.Option(
+        metavar="PHRASE",
+        help="With a CTC head: search for this phrase, whatever else is said; may be repeated.",
+        show_default=False,
+    ),
+]
+DECODING = Annotated[
+    Decoding | None,
+    typer.Option(
+        help="With a CTC head: fast; more exact; or held to the file's words. If not given, as the file says.",
+        show_default=False,
+    ),
+]
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from export.flatbuffer import Graph, ModelWriter, Tensor
+from export.flatbuffer import Form, Graph, ModelWriter, Tensor
 from export.tflite import METADATA_NAME
 from speech_gru.artefact import Artefact, describe, sign
 
@@ -58,3 +58,48 @@ def mirror(lite_model, copied, tmp_path_factory) -> Callable[..., object]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def phrase_mirror(lite_model, copied, tmp_path_factory) -> Callable[..., object]:
+    """A function (**description) -> a file with a CTC head whose logits are ten times the samples, 4 a step, at 1 kHz.
+
+    Its tokens are three words. Of a stream the overlap is a sample, of no effect; of a clip it is the last one.
+    """
+
+    def write(**values):
+        kind = values.setdefault("kind", "clip")
+        sizes = {"frame_samples": 5, "hop_samples": 4, "step_samples": 4, "clip_samples": 33}
+        sizes |= {"chunk_samples": 4, "overlap_samples": 1} if kind == "stream" else {}
+        labels = ("", "links", "höher", "stopp")
+        about = {"labels": labels, "sample_rate": 1000, "head": "ctc", "tokens": "words", **sizes, **values}
+
+        def build(graph: Graph) -> None:
+            audio, steps = graph.input("audio", (1, 4 if kind == "stream" else 33)), 1 if kind == "stream" else 8
+            states = [graph.input("state_0", (1, 1))] if kind == "stream" else []
+            if kind == "clip":
+                graph.input("samples", (1, 1), Form("int32"))
+            sizes = [graph.constant(np.array(value, np.int32)) for value in ([0, 0], [1, 4 * steps], [steps, 4])]
+            within = graph.apply("SLICE", [audio, *sizes[:2]], (1, 4 * steps))
+            rows = graph.apply("RESHAPE", [within, sizes[2]], (steps, 4))
+            logits = graph.apply("MUL", [rows, graph.constant(np.float32([10]))], (steps, 4))
+            graph.output("probabilities", graph.apply("SOFTMAX", [logits], (steps, 4), beta=1.0))
+            graph.output("logits", logits)
+            for state in states:
+                graph.output("new_state_0", copied(graph, state))
+
+        path = tmp_path_factory.mktemp("phrase_mirror") / "phrases.tflite"
+        path.write_bytes(lite_model(Artefact(**about), build))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def spoken() -> Callable[[str], np.ndarray]:
+    """A function (text) -> audio in which `phrase_mirror` for clips hears a token a step: L, H or S; else the blank."""
+
+    def speak(text: str) -> np.ndarray:
+        return np.append(np.eye(4, dtype=np.float32)[["-LHS".index(token) for token in text]].ravel() * 0.75, 0)
+
+    return speak
