@@ -16,6 +16,7 @@ from data_pipeline.phrases import (
     masked_features,
     open_recorded,
     open_usable,
+    pad,
     padded_batches,
 )
 from speech_gru.config import Config
@@ -59,6 +60,11 @@ def measured_phrases(config: Config, split: str) -> PhraseSource:
     return ComposedPhrases(clips, config.compose, config.corpus.sample_rate, 0, count)
 
 
+def step_samples(config: Config, front_end: FrontEnd) -> int:
+    """Samples from which on audio has a step of the model; no GRU runs without any."""
+    return front_end.fft_size + (config.model.subsampling - 1) * front_end.hop
+
+
 def phrase_data(config: Config, labels: tuple[str, ...], front_end: FrontEnd, steps_per_epoch: int) -> PhraseData:
     """What the run learns from, step by step."""
     return PhraseData(
@@ -81,14 +87,16 @@ class PhraseValidator:
         self.subsampling = config.model.subsampling
         self.spell, source = Speller(labels, self.kind), measured_phrases(config, "validation")
         self.batches, self.texts, self.origins = [], [], []
-        for batch in padded_batches(source, config.training.validation_batch_size, front_end.fft_size):
+        shortest = step_samples(config, front_end)
+        for batch in padded_batches(source, config.training.validation_batch_size, shortest):
             features, frames = masked_features(front_end, tf.constant(batch.audio), tf.constant(batch.samples))
-            self.batches.append((features.numpy(), frames.numpy(), [self.spell(text) for text in batch.texts]))
+            self.batches.append((features.numpy(), frames.numpy(), pad([self.spell(text) for text in batch.texts])))
             self.texts += batch.texts
             self.origins += batch.origins
         self.logits = tf.function(
             lambda features, frames: model([features, frames], training=False), reduce_retracing=True
         )
+        self.losses = tf.function(ctc_loss, reduce_retracing=True)
 
     def __call__(self, weights: list[np.ndarray]) -> tuple[float, Transcripts]:
         """The mean of the loss, and what is recognised, with greedy decoding."""
@@ -96,8 +104,7 @@ class PhraseValidator:
         losses, log_probs = [], []
         for features, frames, tokens in self.batches:
             logits, steps = self.logits(features, frames), frames // self.subsampling
-            padded = tf.ragged.constant(tokens, tf.int32).to_tensor(shape=(None, max(1, *map(len, tokens), 1)))
-            losses.append(ctc_loss(logits, steps, padded, np.array(list(map(len, tokens)), np.int32)).numpy())
+            losses.append(self.losses(logits, steps, *tokens).numpy())
             rows = tf.nn.log_softmax(logits).numpy()
             log_probs += [row[:count] for row, count in zip(rows, steps, strict=True)]
         found = Transcripts.decoded(self.labels, self.kind, self.origins, self.texts, log_probs)

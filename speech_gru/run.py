@@ -11,7 +11,7 @@ import keras
 from data_pipeline.errors import UserError
 from data_pipeline.front_end import FrontEnd
 from speech_gru.config import Config, load_config
-from speech_gru.model import build_model, build_recognizer
+from speech_gru.model import StackFrames, build_model, build_recognizer
 
 
 @dataclass(frozen=True)
@@ -48,20 +48,31 @@ def take_encoder(model: keras.Model, folder: Path) -> None:
     Raises:
         UserError: as load_run, or the run's encoder is another one.
     """
-    given = load_run(folder).recognizer.get_layer("encoder_and_head")
-    taken = [
-        layer for layer in model.layers if layer.name.startswith(("convolution_", "batch_norm_", "gru_", "bigru_"))
-    ]
-    theirs = {layer.name: layer for layer in given.layers}
-    for layer in taken:
-        shapes = [weight.shape for weight in layer.weights]
-        found = [weight.shape for weight in theirs[layer.name].weights] if layer.name in theirs else None
-        if shapes != found:
+    ours, theirs = _encoder(model), _encoder(load_run(folder).recognizer.get_layer("encoder_and_head"))
+    for name in {**ours, **theirs}:
+        needed, found = (_described(layers.get(name)) for layers in (ours, theirs))
+        if needed != found:
             raise UserError(
-                f"training.initial: {folder} has another encoder: {layer.name} needs weights of {shapes}, but there "
-                f"they are {found}; give model and front_end the same settings as there"
+                f"training.initial: {folder} has another encoder: expected {needed} in the layer {name}, but there is "
+                f"{found}; give model and front_end the same settings as there"
             )
-        layer.set_weights(theirs[layer.name].get_weights())
+    for name, layer in ours.items():
+        layer.set_weights(theirs[name].get_weights())
+
+
+def _encoder(model: keras.Model) -> dict[str, keras.layers.Layer]:
+    """The layers from the features to the top GRU's states that decide what it computes, by name."""
+    kinds = ("stack_frames", "convolution_", "batch_norm_", "gru_", "bigru_")
+    return {layer.name: layer for layer in model.layers if layer.name.startswith(kinds)}
+
+
+def _described(layer: keras.layers.Layer | None) -> str:
+    """What two encoders must have in common."""
+    if layer is None:
+        return "nothing"
+    frames = layer.count if isinstance(layer, StackFrames) else getattr(layer, "strides", (1,))[0]
+    shapes = ", ".join("x".join(map(str, weight.shape)) for weight in layer.weights) or "no numbers"
+    return f"weights of {shapes}" + (f" at every {frames} frames" if frames > 1 else "")
 
 
 def _read_labels(file: Path) -> tuple[str, ...]:

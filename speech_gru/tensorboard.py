@@ -1,7 +1,8 @@
 """What a run shows in TensorBoard: curves, pictures, sounds, and how its settings compare with other runs'."""
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -126,11 +127,17 @@ def draw_results(predictions: Predictions | Transcripts) -> None:
     """Adds the confusion matrix and each label's recall, as pictures, to the default writer; of phrases, a table."""
     if isinstance(predictions, Transcripts):
         rows = list(zip(predictions.truth, predictions.guesses, strict=True))
-        shown = [f"| {truth} | {guess} |" for truth, guess in rows[:: max(1, len(rows) // SHOWN_PHRASES)]]
+        rows = rows[:: max(1, len(rows) // SHOWN_PHRASES)]
+        shown = [f"| {truth} | {guess} |" for truth, guess in (_in_table(row) for row in rows)]
         tf.summary.text("results/phrases", "\n".join(["| said | recognised |", "| --- | --- |", *shown]))
         return
     for name, draw in (("confusion", confusion_figure), ("recall", recall_figure)):
         tf.summary.image(f"results/{name}", _picture(draw(predictions.labels, predictions.confusions)))
+
+
+def _in_table(texts: Iterable[str]) -> list[str]:
+    """Texts as they are, in a table in Markdown."""
+    return [re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", text) for text in texts]
 
 
 def recall_figure(labels: tuple[str, ...], matrix: np.ndarray):
@@ -212,13 +219,15 @@ def _log_worst(run: Run, split: str, predictions: Predictions, count: int) -> No
 def log_hparams(run: Run, metrics: dict[str, dict]) -> None:
     """Adds the run's settings and final accuracies to the table in which TensorBoard compares runs."""
     settings = {"seed": run.config.seed}
-    for section in ("front_end", "augment", "model", "training"):
+    for section in ("front_end", "augment", "model", "training", *(["compose"] if run.config.compose else [])):
         for name, value in getattr(run.config, section).model_dump(mode="json").items():
             settings[f"{section}.{name}"] = value if isinstance(value, (bool, int, float)) else str(value)
     with _writer(run.folder / "tensorboard" / "kept"):
         hparams.hparams(settings, trial_id="/".join(run.folder.resolve().parts[-2:]))
         for split, figures in metrics.items():
-            tf.summary.scalar(f"final/{split}_accuracy", figures["accuracy"])
+            for name in ("accuracy", "word_error_rate"):
+                if name in figures:
+                    tf.summary.scalar(f"final/{split}_{name}", figures[name])
 
 
 def log_embeddings(run: Run, clips: int) -> None:
