@@ -6,7 +6,14 @@ from export.proof import Proof
 
 def model_card(facts: Facts, proofs: list[Proof]) -> str:
     """MODEL_CARD.md (Mitchell et al. 2019, arXiv:1810.03993, in what applies)."""
-    sections = (_head(facts), _data(facts), _figures(facts, proofs), _front_end(facts), _limits(facts), _usage(proofs))
+    sections = (
+        _head(facts),
+        _data(facts),
+        _figures(facts, proofs),
+        _front_end(facts),
+        _limits(facts),
+        _usage(facts, proofs),
+    )
     return "\n\n".join(sections) + "\n"
 
 
@@ -25,13 +32,21 @@ def _head(facts: Facts) -> str:
     encoder = f"{model['layers']} x {'bidirectional ' if model['bidirectional'] else ''}GRU-{model['units']}"
     if model["convolution_filters"]:
         encoder = f"{model['convolution_layers']} convolutions of {model['convolution_filters']} filters, {encoder}"
-    words = ", ".join(facts.labels)
+    outputs, is_ctc = ", ".join(facts.labels), model["head"] == "ctc"
+    what, of = ("phrases", "Its tokens") if is_ctc else ("commands", "It tells apart")
+    end = "a CTC head" if is_ctc else f"{model['pooling']} pooling"
     return (
         f"# Model card: {facts.run}\n\n"
-        f"A recogniser of spoken commands, trained with speech_gru. It tells apart: {words}.\n\n"
-        f"{encoder}, {model['pooling']} pooling; {facts.parameters:,} parameters, "
-        f"{facts.multiply_adds:,} multiply-adds a clip."
+        f"A recogniser of spoken {what}, trained with speech_gru. {of}: {outputs.removeprefix(', ')}.\n\n"
+        f"{encoder}, {end}; {facts.parameters:,} parameters, "
+        f"{facts.multiply_adds:,} multiply-adds {_unit(facts)}."
     )
+
+
+def _unit(facts: Facts) -> str:
+    """What multiply-adds are counted for."""
+    seconds = facts.config["export"]["window_seconds"]
+    return f"for {seconds:g} s" if facts.config["model"]["head"] == "ctc" else "a clip"
 
 
 def _data(facts: Facts) -> str:
@@ -45,19 +60,22 @@ def _counts(facts: Facts) -> str:
     if not facts.counts:
         return "The clips that the model was trained with weren't there any more to be counted."
     splits = [split for split in ("train", "validation", "test") if split in facts.counts]
-    rows = [(label, *(facts.counts[split].get(label, 0) for split in splits)) for label in facts.labels]
+    labels = dict.fromkeys(label for split in splits for label in facts.counts[split])
+    labels = facts.labels if set(labels) <= set(facts.labels) else tuple(labels)  # phrases' outputs are tokens
+    rows = [(label, *(facts.counts[split].get(label, 0) for split in splits)) for label in labels]
     rows.append(("all", *(sum(facts.counts[split].values()) for split in splits)))
     return f"Clips by split, no speaker in two of them where speakers are known:\n\n{_table(('label', *splits), rows)}"
 
 
 def _figures(facts: Facts, proofs: list[Proof]) -> str:
     whose = f" of other prepared clips than the model's own ({facts.shards})" if facts.shards else ""
+    unit = "words in the phrases" if facts.config["model"]["head"] == "ctc" else "clips"
     right = f"{facts.correct} right ({facts.correct / facts.clips:.2%})"
     if facts.correct_with_thresholds is not None:
         share = facts.correct_with_thresholds / facts.clips
         right += f", {facts.correct_with_thresholds} with the files' thresholds ({share:.2%})"
     return (
-        f"## Figures\n\nOn the {facts.clips} clips of the {facts.split} split{whose}; the trained model gets {right}. "
+        f"## Figures\n\nOn the {facts.clips} {unit} of the {facts.split} split{whose}; the trained model gets {right}. "
         "Each artefact was loaded back and run on all of them; times are medians on one thread of the machine that "
         f"exported.\n\n{_artefacts(proofs)}{_by_label(facts)}"
     )
@@ -84,7 +102,7 @@ def _row(proof: Proof, with_thresholds: bool) -> tuple:
     return (
         proof.file,
         *accuracy,
-        f"{proof.equal_decisions} of {proof.clips}",
+        f"{proof.equal_decisions} of {proof.decisions}",
         f"{proof.largest_difference:.1e}",
         f"{proof.bytes / 1e3:,.0f}",
         f"{proof.latency_ms:.3f} a {proof.latency_of}",
@@ -128,10 +146,17 @@ def _front_end(facts: Facts) -> str:
     rows = [(name, settings[name]) for name in names if settings[name] is not None and name not in unused]
     return (
         "## Front end\n\nInside every file but the one for microcontrollers: audio goes in, float32 in [-1, 1], "
-        f"{corpus['sample_rate']} Hz, one channel, clips of {corpus['clip_seconds']:g} s. Features are librosa's "
+        f"{corpus['sample_rate']} Hz, one channel, {_length(facts)}. Features are librosa's "
         "(center=False, Slaney mel), in decibels, with mean and deviation of the training clips taken out where "
         f"`normalize` says so.\n\n{_table(('setting', 'value'), rows)}"
     )
+
+
+def _length(facts: Facts) -> str:
+    """How much audio goes in at once."""
+    if facts.config["model"]["head"] == "ctc":
+        return f"at most {facts.config['export']['window_seconds']:g} s at once"
+    return f"clips of {facts.config['corpus']['clip_seconds']:g} s"
 
 
 def _limits(facts: Facts) -> str:
@@ -154,14 +179,20 @@ def _noise(facts: Facts) -> str:
     return f"noise at {low:g} to {high:g} dB{'' if facts.noise else ', if the corpus had any'}"
 
 
-def _usage(proofs: list[Proof]) -> str:
+def _usage(facts: Facts, proofs: list[Proof]) -> str:
     proven = [proof.file for proof in proofs if proof.status == "proven"]
     files = [file for file in proven if file.endswith(".tflite")] or ["model.tflite"]
     verb = "listen" if files[0].startswith("stream") else "recognize"
+    classes = (
+        "`speech_gru.phrase_recognizer.PhraseRecognizer(file)`: `transcribe(samples)`, `words(samples)` with times, "
+        "`find(samples, phrases)`, and `stream()` for audio that goes on"
+        if facts.config["model"]["head"] == "ctc"
+        else "`speech_gru.Recognizer(file).recognize(samples)` for clips, "
+        "`speech_gru.StreamingRecognizer(file).detect(samples)` for audio that goes on"
+    )
     return (
         "## How to run it\n\n"
         f"```\nspeech-gru {verb} {files[0]} some.wav\nspeech-gru inspect {files[0]}\n```\n\n"
-        "From Python, with NumPy and LiteRT alone: `speech_gru.Recognizer(file).recognize(samples)` for clips, "
-        "`speech_gru.StreamingRecognizer(file).detect(samples)` for audio that goes on. Inputs and outputs of "
+        f"From Python, with NumPy and LiteRT alone: {classes}. Inputs and outputs of "
         "the files are named; export/tflite.py and export/saved_model.py list them."
     )

@@ -17,11 +17,14 @@ from export.encoder import Encoder, read_encoder
 from export.errors import NotMadeError
 from export.front_end import FrontEndState, convert_front_end, front_end_state
 from export.number_format import NumberFormat
+from export.phrases import CLIPS, FEATURES, describe_phrases, phrase_ranges, predict_phrases
 from export.reference import Ranges, classify, classify_stream, softmax
 from speech_gru import __version__
 from speech_gru.artefact import Artefact, front_end_digest
 from speech_gru.decision import decide
+from speech_gru.phrase_recognizer import log_softmax
 from speech_gru.quiet import start_tensorflow
+from speech_gru.utterance import UtteranceDecoder
 
 if TYPE_CHECKING:  # a process that writes or measures a file starts without Keras
     from data_pipeline.front_end import FrontEnd
@@ -36,7 +39,6 @@ PROOF_CLIPS_JOINED = 8
 _BATCH = 256
 LABEL_FIGURES = ("precision", "recall", "f1", "clips")
 """What metrics.json has for each label."""
-CLIPS, FEATURES = "clips.npy", "features.npy"
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,13 @@ class Material:
     description: Artefact
     """Of the float32 file for clips."""
     clips: Path
-    """.npy file of (clips, samples) float32."""
+    """.npy file of (clips, samples) float32; with a CTC head zeros lie behind the shorter ones."""
     features: Path
     """.npy file of their features, (clips, frames, features) float32."""
     joined_features: np.ndarray
     """(frames, features) float32: of `joined_clips`."""
+    samples: np.ndarray | None = None
+    """(clips,) int32, with a CTC head: each clip's own; None: all are whole."""
 
     def require_stream(self) -> Stream:
         """What streaming files need. Raises NotMadeError if this model can't stream."""
@@ -79,7 +83,10 @@ class Material:
 
     def joined_clips(self) -> np.ndarray:
         """(samples,) float32: some clips end to end, for a stream."""
-        return joined(np.load(self.clips, mmap_mode="r"), PROOF_CLIPS_JOINED)[0]
+        clips = np.load(self.clips, mmap_mode="r")
+        if self.samples is None:
+            return joined(clips, PROOF_CLIPS_JOINED)[0]
+        return _end_to_end(clips, self.samples)
 
     def ranges_for(self, format: NumberFormat, streams: bool = False) -> Ranges:
         """The ranges that a number format needs; floats need none.
@@ -115,7 +122,7 @@ class Facts:
     shards: str
     """The name of the folder of those clips; empty: they are the run's own."""
     clips: int
-    """Their number."""
+    """Their number; with a CTC head that of the words said in them."""
     correct: int
     """So many of them the trained model gets right."""
     thresholds: dict[str, float] = field(default_factory=dict)
@@ -133,9 +140,10 @@ class Subject:
     material: Material
     facts: Facts
     logits: np.ndarray
-    """(clips, labels) float32: what the trained model says."""
+    """(clips, labels) float32: what the trained model says. With a CTC head its log-probabilities, (clips, steps,
+    labels), zero behind each clip's steps."""
     truth: np.ndarray
-    """(clips,) index of the label."""
+    """(clips,) index of the label; with a CTC head the text."""
     stream_logits: np.ndarray | None
     """(steps, labels) float32: what the model says of the material's joined clips; None if it can't stream."""
 
@@ -176,11 +184,16 @@ def gather(folder: Path, shards: Path | None, overrides: tuple[str, ...], scratc
     run = load_run(folder)
     run = replace(run, config=load_config(folder / "config.yaml", overrides))
     own = run.config.corpus.shards
-    encoder = read_encoder(run.recognizer.get_layer("encoder_and_head"), run.config.model)
-    state = front_end_state(run.front_end)
-    description = describe_run(run)
-    split = "test" if "test" in _counts(shards or own) else "validation"
-    logits, truth = _predict(run, shards or own, split, scratch)
+    state, description = front_end_state(run.front_end), describe_run(run)
+    frames = run.front_end.frame_count(description.clip_samples)
+    encoder = read_encoder(run.recognizer.get_layer("encoder_and_head"), run.config.model, frames)
+    split, samples = "test" if "test" in _counts(shards or own) else "validation", None
+    if encoder.is_ctc:
+        logits, truth, samples = predict_phrases(run, shards or own, split, description, scratch)
+    else:
+        logits, truth = _predict(run, shards or own, split, scratch)
+    clips = np.load(scratch / CLIPS, mmap_mode="r")
+    together = joined(clips, PROOF_CLIPS_JOINED)[0] if samples is None else _end_to_end(clips, samples)
     stream = _stream(run.front_end, state, encoder, description)
     material = Material(
         encoder,
@@ -192,22 +205,50 @@ def gather(folder: Path, shards: Path | None, overrides: tuple[str, ...], scratc
         description,
         scratch / CLIPS,
         scratch / FEATURES,
-        run.front_end(joined(np.load(scratch / CLIPS), PROOF_CLIPS_JOINED)[:1]).numpy()[0],
+        run.front_end(together[None]).numpy()[0],
+        samples,
     )
     stream_logits = None if isinstance(stream, str) else classify_stream(material.joined_features[None], encoder)[0]
+    if encoder.is_ctc and stream_logits is not None:
+        stream_logits = log_softmax(stream_logits)
     is_own = shards is None or shards.resolve() == own.resolve()
-    proof = {"split": split, "shards": "" if is_own else shards.resolve().name, "clips": len(truth)}
+    proof = {"split": split, "shards": "" if is_own else shards.resolve().name}
     return Subject(
         material, _facts(run, description, **proof, **_scores(logits, truth, description)), logits, truth, stream_logits
     )
 
 
-def _scores(logits: np.ndarray, truth: np.ndarray, description: Artefact) -> dict[str, int | None]:
-    """How many clips the model gets right, as in Facts."""
-    right = {"correct": int((logits.argmax(axis=1) == truth).sum())}
+def decisions(logits: np.ndarray, description: Artefact) -> np.ndarray:
+    """(clips,) what logits (clips, labels) decide: the label's index; of (clips, steps, labels) the text."""
+    if logits.ndim == 2:
+        return logits.argmax(axis=1)
+    decoder = UtteranceDecoder(description.labels, description.tokens)
+    return np.array([decoder.text(rows) for rows in logits])
+
+
+def count_right(decided: np.ndarray, expected: np.ndarray) -> tuple[int, int]:
+    """How many decisions are as expected, of how many; of texts, words: those said less all errors."""
+    if decided.dtype.kind != "U":
+        return int((decided == expected).sum()), len(expected)
+    from speech_gru.error_rates import count_errors
+
+    counts = count_errors(expected.tolist(), decided.tolist(), "words")
+    said = counts.pop("said")
+    return max(0, said - sum(counts.values())), said
+
+
+def _end_to_end(clips: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    """(samples,) float32: some clips of their own lengths one after the other."""
+    return np.concatenate([clip[:count] for clip, count in zip(clips[:PROOF_CLIPS_JOINED], samples, strict=False)])
+
+
+def _scores(logits: np.ndarray, truth: np.ndarray, description: Artefact) -> dict[str, int]:
+    """How many clips there are, and how many the model gets right, as in Facts."""
+    correct, count = count_right(decisions(logits, description), truth)
+    right = {"correct": correct, "clips": count}
     if description.thresholds:
-        decisions = decide(softmax(logits), description.labels, description.thresholds)
-        right["correct_with_thresholds"] = int((decisions == truth).sum())
+        decided = decide(softmax(logits), description.labels, description.thresholds)
+        right["correct_with_thresholds"] = int((decided == truth).sum())
     return right
 
 
@@ -223,6 +264,8 @@ def describe_run(run: Run) -> Artefact:
             f"doesn't have; it knows: {', '.join(run.labels)}. Pass --set export.threshold=0, or train with "
             "corpus.unknown_share above 0"
         )
+    if run.config.model.head == "ctc":
+        return describe_phrases(run)
     front_end = config.front_end.model_dump(mode="json")
     words = [label for label in run.labels if not label.startswith("_")]
     return Artefact(
@@ -248,7 +291,7 @@ def _stream(front_end: FrontEnd, state: FrontEndState, encoder: Encoder, descrip
     if front_end.hop >= front_end.fft_size:
         return "frames do not overlap; for a streaming file train with a front_end.hop_ms shorter than the frame"
     overlap, chunk = front_end.fft_size - front_end.hop, encoder.subsampling * front_end.hop
-    window = encoder.steps if encoder.pooling.kind != "last" else 0
+    window = encoder.steps if encoder.pooling.kind in ("attention", "mean") else 0
     sizes = {"chunk_samples": chunk, "overlap_samples": overlap, "warmup_chunks": window}
     return Stream(convert_front_end(state, overlap + chunk), replace(description, kind="stream", **sizes))
 
@@ -295,6 +338,8 @@ def _ranges(run: Run, encoder: Encoder, streams: bool = False) -> Ranges | str:
 
     ranges, corpus = Ranges(), run.config.corpus
     try:
+        if encoder.is_ctc:
+            return phrase_ranges(run, encoder, streams)
         batches = evaluation_batches(corpus.shards, "train", corpus.clip_samples, _BATCH).as_numpy_iterator()
     except UserError:
         return (
@@ -319,7 +364,7 @@ def _facts(run: Run, description: Artefact, **proof) -> Facts:
         config=run.config.model_dump(mode="json"),
         labels=run.labels,
         parameters=model.count_params(),
-        multiply_adds=multiply_adds(model),
+        multiply_adds=multiply_adds(model, run.front_end.frame_count(description.clip_samples)),
         counts=_counts(shards) if (shards / "manifest.csv").is_file() else {},
         metrics=_read_metrics(run.folder / "metrics.json"),
         thresholds=description.thresholds,

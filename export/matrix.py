@@ -22,7 +22,15 @@ from export.number_format import FORMATS
 from export.onnx import write_onnx
 from export.proof import Proof, judge, report
 from export.tflite import write_clip, write_step, write_stream
-from export.verify import Reading, read_clip_file, read_micro, read_onnx, read_saved_model, read_stream_file
+from export.verify import (
+    Reading,
+    read_clip_file,
+    read_micro,
+    read_onnx,
+    read_phrase_file,
+    read_saved_model,
+    read_stream_file,
+)
 
 REPORT, CARD = "export_report.json", "MODEL_CARD.md"
 _ASIDE = ".unproven-"
@@ -33,6 +41,8 @@ def _make_clip(format: str, material: Material, path: Path) -> Reading:
     form, description = FORMATS[format], replace(material.description, number_format=format)
     ranges = material.ranges_for(form)
     path.write_bytes(write_clip(material.encoder, material.clip_graph, form, ranges, description))
+    if material.samples is not None:
+        return read_phrase_file(path, np.load(material.clips, mmap_mode="r"), material.samples)
     return read_clip_file(path, np.load(material.clips, mmap_mode="r"))
 
 
@@ -41,7 +51,10 @@ def _make_stream(format: str, material: Material, path: Path) -> Reading:
     description = replace(stream.description, number_format=format)
     ranges = material.ranges_for(form, streams=True)
     path.write_bytes(write_stream(material.encoder, stream.graph, form, ranges, description))
-    return read_stream_file(path, np.load(material.clips, mmap_mode="r"), material.joined_clips())
+    clips, together = np.load(material.clips, mmap_mode="r"), material.joined_clips()
+    if material.samples is not None:
+        return read_phrase_file(path, clips, material.samples, together)
+    return read_stream_file(path, clips, together)
 
 
 def _make_micro(material: Material, path: Path) -> Reading:
@@ -51,7 +64,7 @@ def _make_micro(material: Material, path: Path) -> Reading:
     description = replace(stream.description, number_format="int8", kind="step")
     ranges = material.ranges_for(form, streams=True)
     write_micro(write_step(material.encoder, form, ranges, description), path)
-    return read_micro(path, np.load(material.features, mmap_mode="r"), material.joined_features, material.encoder)
+    return read_micro(path, material)
 
 
 def _make_saved_model(material: Material, path: Path) -> Reading:
@@ -59,13 +72,13 @@ def _make_saved_model(material: Material, path: Path) -> Reading:
     from export.saved_model import write_saved_model
 
     write_saved_model(material.encoder, material.front_end, material.description.clip_samples, path)
-    return read_saved_model(path, np.load(material.clips, mmap_mode="r"))
+    return read_saved_model(path, material)
 
 
 def _make_onnx(material: Material, path: Path) -> Reading:
     start_on_cpu()
     write_onnx(material.encoder, material.front_end, material.description.clip_samples, path)
-    return read_onnx(path, np.load(material.clips, mmap_mode="r"))
+    return read_onnx(path, material)
 
 
 @dataclass(frozen=True)

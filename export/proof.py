@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from export.material import Facts, Subject
+from export.material import Facts, Subject, count_right, decisions
 from export.reference import softmax
 from export.verify import Reading
 from speech_gru.decision import decide
@@ -32,6 +32,8 @@ class Proof:
     largest_difference: float | None = 0.0
     """Of the logits; None if they aren't finite."""
     equal_decisions: int = 0
+    """Of the clips; with a CTC head, of the words that the model hears in them (`decisions`)."""
+    decisions: int = 0
     correct: int = 0
     accuracy: float = 0.0
     accuracy_interval: tuple[float, float] = (0.0, 0.0)
@@ -55,8 +57,12 @@ def judge(name: str, file: str, reading: Reading, subject: Subject, number_forma
     Returns: the proof, without the file's size and digest.
     """
     facts, found = subject.facts, reading.logits
-    clips = _compare(found, subject.logits)
-    correct, count = int((found.argmax(axis=1) == subject.truth).sum()), len(subject.truth)
+    about = subject.material.description
+    decided, expected = (decisions(logits, about) for logits in (found, subject.logits))
+    equal, compared = count_right(decided, expected)
+    unit = "words" if about.head == "ctc" else "clips"
+    clips = _Comparison(compared, equal, float(np.abs(found - subject.logits).max()), unit)
+    correct, count = count_right(decided, subject.truth)
     stream = None if reading.stream_logits is None else _compare(reading.stream_logits, subject.stream_logits)
     settings = facts.config["export"]
     faults = [
@@ -74,6 +80,7 @@ def judge(name: str, file: str, reading: Reading, subject: Subject, number_forma
         clips=count,
         largest_difference=_finite(clips.difference),
         equal_decisions=clips.equal,
+        decisions=clips.count,
         correct=correct,
         accuracy=correct / count,
         accuracy_interval=_interval(correct, count),
@@ -95,6 +102,7 @@ class _Comparison:
     """Rows with the same decision."""
     difference: float
     """Largest of a logit; may be infinite or NaN."""
+    what: str = "clips"
 
 
 def _finite(difference: float) -> float | None:
@@ -142,7 +150,7 @@ def _fault(clips: _Comparison, number_format: str, settings: dict) -> str:
     if other <= allowed:
         return ""
     return (
-        f"it decides {other} of {clips.count} clips otherwise than its model; {OTHER_DECISIONS} times "
+        f"it decides {other} of {clips.count} {clips.what} otherwise than its model; {OTHER_DECISIONS} times "
         f"export.accuracy_loss.{number_format} allow {allowed}"
     )
 

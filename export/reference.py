@@ -189,6 +189,8 @@ def classify_stream(features: np.ndarray, encoder: Encoder, watch: Watch = _igno
     As files for streams do it: the state is kept, and pooling over time sees as many steps as a clip has; those before
     the beginning are zeros.
     """
+    if encoder.is_ctc:
+        return transcribe(features, encoder, watch)
     states, pooling = encode(features, encoder, watch), encoder.pooling
     window = 1 if pooling.kind == "last" else encoder.steps
     padded = np.pad(states, ((0, 0), (window - 1, 0), (0, 0)))

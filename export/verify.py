@@ -11,14 +11,16 @@ from statistics import median
 
 import numpy as np
 
-from export.encoder import Encoder
 from export.errors import NotMadeError
+from export.material import Material
+from export.phrases import stack_rows
 from export.tflite import operators
-from speech_gru.lite_file import LiteFile
+from speech_gru.lite_file import LiteFile, steps_of
+from speech_gru.phrase_recognizer import PhraseRecognizer, log_softmax
 from speech_gru.recognizer import Recognizer
 from speech_gru.streaming import StreamingRecognizer
 
-_BATCH = 256
+_BATCH, _PHRASE_BATCH = 256, 16
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Reading:
     """What an artefact said."""
 
     logits: np.ndarray
-    """(clips, labels) float32; a stream's are those at the clip's end."""
+    """(clips, labels) float32; a stream's are those at the clip's end. With a CTC head log-probabilities (clips, steps,
+    labels), zero behind each clip's steps."""
     latency_ms: float
     """Median on one thread, of what `latency_of` says; start not included."""
     latency_of: str
@@ -65,28 +68,51 @@ def read_stream_file(file: Path, clips: np.ndarray, joined: np.ndarray) -> Readi
     return Reading(np.array(logits), 1e3 * seconds / counts[0], of, counted, stream.logits(joined))
 
 
-def read_micro(folder: Path, features: np.ndarray, joined: np.ndarray, encoder: Encoder) -> Reading:
-    """A step model for microcontrollers, in TFLite Micro's interpreter, else in LiteRT's.
+def read_phrase_file(file: Path, clips: np.ndarray, samples: np.ndarray, joined: np.ndarray | None = None) -> Reading:
+    """A .tflite file with a CTC head, for clips or streams, in `PhraseRecognizer`.
 
     Args:
-        features: (clips, frames, features) float32; a microcontroller computes them itself.
-        joined: (frames, features) float32, of clips end to end, which it then hears as one stream.
+        samples: (clips,) int32, each clip's own.
+        joined: as for read_stream_file; None for clips.
+    """
+    recognizer = PhraseRecognizer(file)
+    about = recognizer.description
+    rows, seconds = _timed(recognizer.log_probs, [clip[:count] for clip, count in zip(clips, samples, strict=True)])
+    counted, stream = dict(operators(file.read_bytes())), None if joined is None else recognizer.log_probs(joined)
+    if about.kind == "clip":
+        return Reading(stack_rows(rows), 1e3 * seconds, f"{about.clip_samples / about.sample_rate:g} s window", counted)
+    of = f"{1e3 * about.step_samples / about.sample_rate:g} ms chunk"
+    return Reading(stack_rows(rows), 1e3 * seconds / np.median(list(map(len, rows))), of, counted, stream)
+
+
+def read_micro(folder: Path, material: Material) -> Reading:
+    """A step model for microcontrollers, in TFLite Micro's interpreter, else in LiteRT's.
+
+    It is given features, which a microcontroller computes itself.
     """
     from export.micro import MicroFile
 
-    model = (folder / "model.tflite").read_bytes()
-    lite = LiteFile(folder / "model.tflite")
+    model, encoder = (folder / "model.tflite").read_bytes(), material.encoder
+    lite, features = LiteFile(folder / "model.tflite"), np.load(material.features, mmap_mode="r")
     try:
         file = MicroFile(model)
     except ModuleNotFoundError:
         file = lite
 
-    def all_logits(clip: np.ndarray) -> list[np.ndarray]:
-        return run_steps(file, clip, lite.initial_states(), encoder.subsampling)
+    def all_logits(clip: np.ndarray) -> np.ndarray:
+        return np.array(run_steps(file, clip, lite.initial_states(), encoder.subsampling))
 
-    logits, seconds = _timed(lambda clip: all_logits(clip)[-1], features)
-    counted, stream = dict(operators(model)), np.array(all_logits(joined))
-    return Reading(np.array(logits), 1e3 * seconds / encoder.steps, "step here", counted, stream)
+    rows, seconds = _timed(all_logits, features)
+    counted, stream = dict(operators(model)), all_logits(material.joined_features)
+    if material.samples is None:
+        logits = np.array([row[-1] for row in rows])
+    else:
+        counts = [steps_of(count, material.description) for count in material.samples]
+        logits, stream = (
+            stack_rows([log_softmax(row[:n]) for row, n in zip(rows, counts, strict=True)]),
+            log_softmax(stream),
+        )
+    return Reading(logits, 1e3 * seconds / encoder.steps, "step here", counted, stream)
 
 
 def run_steps(file: LiteFile, features: np.ndarray, states: list[np.ndarray], size: int) -> list[np.ndarray]:
@@ -106,15 +132,17 @@ def run_steps(file: LiteFile, features: np.ndarray, states: list[np.ndarray], si
     return rows
 
 
-def read_saved_model(folder: Path, clips: np.ndarray) -> Reading:
+def read_saved_model(folder: Path, material: Material) -> Reading:
     """A SavedModel as it is served, in batches; its latency is that of a batch of one."""
     import tensorflow as tf
 
     serve = tf.saved_model.load(str(folder)).signatures["logits"]
-    return _in_batches(lambda audio: serve(audio=tf.constant(audio))["logits"].numpy(), clips)
+    return _in_batches(
+        lambda inputs: serve(**{name: tf.constant(item) for name, item in inputs.items()})["logits"].numpy(), material
+    )
 
 
-def read_onnx(file: Path, clips: np.ndarray) -> Reading:
+def read_onnx(file: Path, material: Material) -> Reading:
     """An ONNX file in onnxruntime. Raises NotMadeError if that isn't installed."""
     try:
         import onnxruntime
@@ -125,13 +153,25 @@ def read_onnx(file: Path, clips: np.ndarray) -> Reading:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    return _in_batches(lambda audio: session.run(["logits"], {"audio": audio})[0], clips)
+    return _in_batches(lambda inputs: session.run(["logits"], inputs)[0], material)
 
 
-def _in_batches(run: Callable[[np.ndarray], np.ndarray], clips: np.ndarray) -> Reading:
-    parts = [run(np.ascontiguousarray(clips[start : start + _BATCH])) for start in range(0, len(clips), _BATCH)]
-    _, seconds = _timed(run, [np.ascontiguousarray(clip[None]) for clip in clips[:50]])
-    return Reading(np.concatenate(parts), 1e3 * seconds, "clip")
+def _in_batches(run: Callable[[dict[str, np.ndarray]], np.ndarray], material: Material) -> Reading:
+    """`run`: named inputs, clips first -> logits."""
+    clips = np.load(material.clips, mmap_mode="r")
+
+    def inputs(start: int, count: int) -> dict[str, np.ndarray]:
+        chosen = slice(start, start + count)
+        given = {"audio": np.ascontiguousarray(clips[chosen])}
+        return given if material.samples is None else given | {"samples": material.samples[chosen]}
+
+    size = _BATCH if material.samples is None else _PHRASE_BATCH
+    logits = np.concatenate([run(inputs(start, size)) for start in range(0, len(clips), size)])
+    _, seconds = _timed(run, [inputs(place, 1) for place in range(min(50, len(clips)))])
+    if material.samples is not None:
+        counts = [steps_of(count, material.description) for count in material.samples]
+        logits = stack_rows([log_softmax(row[:n]) for row, n in zip(logits, counts, strict=True)])
+    return Reading(logits, 1e3 * seconds, "clip" if material.samples is None else "window")
 
 
 def _timed(function: Callable, items: Iterable) -> tuple[list, float]:

@@ -143,6 +143,10 @@ class ExportSettings(Settings):
     accuracy_loss: AccuracyLoss = AccuracyLoss()
     threshold: Share = 0.0
     """A word that is recognised with less probability becomes `_unknown_`."""
+    window_seconds: Annotated[float, Field(gt=0, le=60)] = 6.0
+    """With a CTC head: so much audio a file for clips takes at once; longer audio is cut into windows that overlap."""
+    decoding: Literal["greedy", "beam", "words"] = "greedy"
+    """With a CTC head, how a file is decoded unless somebody asks otherwise; words: those of the training texts."""
     data: str = ""
     """What the model card calls the corpus; empty: its folder's name."""
     data_licence: str = ""

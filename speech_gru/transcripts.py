@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jiwer
 import numpy as np
 
 from data_pipeline.files import write_text, written_aside
 from data_pipeline.phrases import PhraseSource, padded_batches
-from data_pipeline.tokens import split_text
-from speech_gru.decoding import greedy, text_of
+from speech_gru.error_rates import count_errors, error_rate
+from speech_gru.utterance import UtteranceDecoder
 
 PredictPhrases = Callable[[np.ndarray, np.ndarray], list[np.ndarray]]
 """Audio (batch, samples) int16 with zeros behind the shorter phrases, and each one's own samples (batch,) int32 -> each
@@ -41,11 +40,16 @@ class Transcripts:
         origins: Sequence[str],
         truth: Sequence[str],
         log_probs: Sequence[np.ndarray],
+        decoder: UtteranceDecoder | None = None,
     ) -> Transcripts:
-        """By greedy decoding. `log_probs`: of each phrase, (steps, labels)."""
-        guesses = [text_of([token.index for token in greedy(rows)], labels, kind) for rows in log_probs]
-        # A text of characters may have spaces at its ends, or two in a row.
-        return cls(kind, origins, truth, [" ".join(guess.split()) for guess in guesses])
+        """What the device would say, each phrase being an utterance.
+
+        Args:
+            log_probs: of each phrase, (steps, labels).
+            decoder: None: greedy.
+        """
+        decoder = decoder or UtteranceDecoder(labels, kind)
+        return cls(kind, origins, truth, [decoder.text(rows) for rows in log_probs])
 
     @property
     def accuracy(self) -> float:
@@ -87,12 +91,14 @@ def transcribe(
     at_least: int,
     *,
     batch_size: int = 32,
+    decoder: UtteranceDecoder | None = None,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Transcripts:
     """Runs `predict` over all phrases of a source; the transcripts are in its order.
 
     Args:
         at_least: samples of a row of audio.
+        decoder: None: greedy.
     """
     log_probs: list[np.ndarray | None] = [None] * len(source)
     origins, texts, done = [""] * len(source), [""] * len(source), 0
@@ -102,7 +108,7 @@ def transcribe(
             log_probs[number], texts[number], origins[number] = rows, text, origin
         done += len(found)
         progress(done, len(source))
-    return Transcripts.decoded(labels, kind, origins, texts, log_probs)
+    return Transcripts.decoded(labels, kind, origins, texts, log_probs, decoder)
 
 
 def measure_transcripts(transcripts: Transcripts) -> dict:
@@ -134,24 +140,3 @@ def write_transcripts(transcripts: Transcripts, folder: Path) -> dict:
             writer.writerow(("path", "said", "recognised"))
             writer.writerows(rows[number] for number in numbers)
     return metrics
-
-
-def count_errors(truth: Sequence[str], guesses: Sequence[str], kind: str) -> dict[str, int]:
-    """Keys: said, substitutions, deletions, insertions; over all phrases, of words or characters."""
-    counts = {"said": 0, "substitutions": 0, "deletions": 0, "insertions": 0}
-    process = jiwer.process_words if kind == "words" else jiwer.process_characters
-    for said, heard in zip(truth, guesses, strict=True):
-        if not said:  # jiwer refuses phrases of silence
-            counts["insertions"] += len(split_text(heard, kind))
-            continue
-        found = process(said, heard)
-        counts["said"] += len(split_text(said, kind))
-        for name in ("substitutions", "deletions", "insertions"):
-            counts[name] += getattr(found, name)
-    return counts
-
-
-def error_rate(counts: dict[str, int]) -> float:
-    """All errors over what was said."""
-    errors = sum(counts[name] for name in ("substitutions", "deletions", "insertions"))
-    return errors / max(1, counts["said"])

@@ -106,7 +106,7 @@ def _print(proofs) -> None:
         figures = (
             f"{item.bytes / 1e3:,.0f}",
             f"{item.largest_difference:.0e}" if item.largest_difference is not None else "-",
-            f"{item.equal_decisions / item.clips:.2%}",
+            f"{item.equal_decisions / max(1, item.decisions):.2%}",
         )
         accuracies = [_share(item.accuracy, item.accuracy_interval)]
         if thresholds:

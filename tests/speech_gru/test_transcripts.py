@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from speech_gru.error_rates import count_errors, error_rate
 from speech_gru.transcripts import (
     WORST_PHRASES,
     Transcripts,
-    count_errors,
-    error_rate,
     measure_transcripts,
     transcribe,
     write_transcripts,

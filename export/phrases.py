@@ -1,0 +1,127 @@
+"""What export.material gathers of a run with a CTC head: phrases, their log-probabilities, the files' description."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data_pipeline.errors import UserError
+from export.encoder import Encoder
+from export.reference import Ranges, transcribe
+from speech_gru import __version__
+from speech_gru.artefact import Artefact, front_end_digest
+
+if TYPE_CHECKING:  # a process that writes or measures a file starts without Keras
+    from speech_gru.run import Run
+
+CLIPS, FEATURES = "clips.npy", "features.npy"
+PROOF_PHRASES = 500
+"""So many phrases at most an artefact is proven on."""
+CALIBRATION_BATCHES, _BATCH = 16, 32
+
+
+def describe_phrases(run: Run) -> Artefact:
+    """What the float32 file for clips says about itself.
+
+    Raises:
+        UserError: a threshold, which phrases don't have; or no words for the decoding "words".
+    """
+    from speech_gru.phrase_training import token_kind
+
+    config = run.config
+    if config.export.threshold:
+        raise UserError("export.threshold is for single words; leave it out with model.head: ctc")
+    front_end = config.front_end.model_dump(mode="json")
+    return Artefact(
+        labels=run.labels,
+        sample_rate=config.corpus.sample_rate,
+        clip_samples=round(config.export.window_seconds * config.corpus.sample_rate),
+        front_end=front_end,
+        front_end_sha256=front_end_digest(front_end, config.corpus.sample_rate),
+        head="ctc",
+        frame_samples=run.front_end.fft_size,
+        hop_samples=run.front_end.hop,
+        step_samples=run.front_end.hop * config.model.subsampling,
+        tokens=token_kind(config),
+        decoding=config.export.decoding,
+        words=_words(run) if config.export.decoding == "words" else (),
+        run=run.folder.resolve().name,
+        version=__version__,
+    )
+
+
+def _words(run: Run) -> tuple[str, ...]:
+    """All words of the training texts."""
+    from data_pipeline.labels import PHRASE
+    from data_pipeline.manifest import read_manifest
+    from speech_gru.phrase_training import token_kind
+
+    if token_kind(run.config) == "phonemes":
+        raise UserError("export.decoding: words needs texts of words, and these are phonemes; take greedy or beam")
+    if run.config.compose is not None:
+        return run.labels[1:]
+    rows = read_manifest(run.config.corpus.shards)
+    return tuple(
+        sorted({word for row in rows if row.split == "train" and row.label == PHRASE for word in row.text.split()})
+    )
+
+
+def predict_phrases(
+    run: Run, shards: Path, split: str, description: Artefact, scratch: Path
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The model's log-probabilities (phrases, steps, labels), the texts and the samples of each, as in Subject.
+
+    Writes the phrases that fit into a window, and their features, into `scratch`.
+
+    Raises:
+        UserError: no phrases, or none that fits.
+    """
+    from data_pipeline.phrases import padded_batches
+    from speech_gru.config import Config
+    from speech_gru.phrase_training import measured_phrases
+    from speech_gru.report import phrase_predictor
+
+    window = description.clip_samples
+    config: Config = run.config.model_copy(update={"corpus": run.config.corpus.model_copy(update={"shards": shards})})
+    source, predict = measured_phrases(config, split), phrase_predictor(run)
+    clips, samples, texts, rows = [], [], [], []
+    for batch in padded_batches(source, _BATCH, window):
+        fits = (batch.samples <= window) & (batch.samples >= description.frame_samples)
+        clips.append(batch.audio[fits, :window])
+        samples.append(batch.samples[fits])
+        texts += [text for text, is_fit in zip(batch.texts, fits, strict=True) if is_fit]
+        rows += predict(clips[-1], samples[-1]) if fits.any() else []
+        if len(texts) >= PROOF_PHRASES:
+            break
+    if not texts:
+        raise UserError(f"{shards}: no {split} phrase fits into export.window_seconds; raise it")
+    audio = np.concatenate(clips).astype(np.float32) / 32768
+    np.save(scratch / CLIPS, audio)
+    np.save(scratch / FEATURES, np.concatenate([run.front_end(clip[None]).numpy() for clip in audio]))
+    return stack_rows(rows), np.array([" ".join(text.split()) for text in texts]), np.concatenate(samples)
+
+
+def stack_rows(rows: list[np.ndarray]) -> np.ndarray:
+    """(phrases, steps, labels) float32 of each phrase's (steps, labels), zero behind the shorter ones."""
+    stacked = np.zeros((len(rows), max(map(len, rows)), rows[0].shape[1]), np.float32)
+    for place, row in zip(stacked, rows, strict=True):
+        place[: len(row)] = row
+    return stacked
+
+
+def phrase_ranges(run: Run, encoder: Encoder, streams: bool) -> Ranges:
+    """See export.material: of training phrases. A stream goes on behind each of them."""
+    import tensorflow as tf
+
+    from data_pipeline.phrases import masked_features, padded_batches
+    from speech_gru.phrase_training import training_phrases
+
+    ranges, source = Ranges(), training_phrases(run.config, run.labels, run.front_end)
+    batches = list(islice(padded_batches(source, _BATCH, run.front_end.fft_size), 4 * CALIBRATION_BATCHES))
+    for batch in batches[:: max(1, len(batches) // CALIBRATION_BATCHES)]:
+        features, frames = masked_features(run.front_end, tf.constant(batch.audio), tf.constant(batch.samples))
+        transcribe(features.numpy(), encoder, ranges, None if streams else frames.numpy())
+    return ranges
