@@ -39,9 +39,10 @@ class Result:
     artefact: str
     """A name of `speech-gru export --only`, or model: the trained one."""
     accuracy: float
+    """Of clips; of a phrase recogniser 1 - the word error rate, with greedy decoding."""
     low: float
     high: float
-    """The 95 % interval."""
+    """The 95 % interval, Wilson's."""
     parameters: int
     multiply_adds: int
     bytes: int
@@ -87,7 +88,8 @@ def results_of_run(run: Path) -> list[Result]:
     name, seed = config["name"], config["seed"]
     command = f"speech-gru train {name}" + (f" --set seed={seed}" if seed else "")
     sizes = (report["model"]["parameters"], report["model"]["multiply_adds"])
-    found = [("model", metrics["accuracy"], metrics["accuracy_interval"], 0)]
+    interval = metrics.get("accuracy_interval") or word_interval(metrics["words"])
+    found = [("model", metrics["accuracy"], interval, 0)]
     for item in report["artefacts"]:
         if item["status"] == "proven":
             found.append((item["artefact"], item["accuracy"], item["accuracy_interval"], item["bytes"]))
@@ -105,6 +107,15 @@ def results_of_run(run: Path) -> list[Result]:
         )
         for artefact, share, interval, size in found
     ]
+
+
+def word_interval(words: dict[str, int]) -> tuple[float, float]:
+    """Of the share of words recognised, as speech_gru.error_rates.count_errors counts them."""
+    from scipy.stats import binomtest
+
+    wrong = words["substitutions"] + words["deletions"] + words["insertions"]
+    interval = binomtest(max(0, words["said"] - wrong), words["said"]).proportion_ci(method="wilson")
+    return interval.low, interval.high
 
 
 def table(results: list[Result]) -> str:
