@@ -10,6 +10,7 @@ import keras
 
 from data_pipeline.errors import UserError
 from data_pipeline.front_end import FrontEnd
+from data_pipeline.settings import FrontEndSettings
 from speech_gru.config import Config, load_config
 from speech_gru.model import StackFrames, build_model, build_recognizer
 
@@ -42,13 +43,22 @@ def load_run(folder: Path) -> Run:
     return Run(folder, config, labels, front_end, recognizer)
 
 
-def take_encoder(model: keras.Model, folder: Path) -> None:
+def take_encoder(model: keras.Model, folder: Path, front_end: FrontEndSettings | None = None) -> None:
     """Gives `model` (see speech_gru.model.build_model) the weights of a finished run's encoder; its head stays.
 
+    Args:
+        front_end: the model's; None: whatever the run has.
+
     Raises:
-        UserError: as load_run, or the run's encoder is another one.
+        UserError: as load_run, or the run's encoder or front end is another one.
     """
-    ours, theirs = _encoder(model), _encoder(load_run(folder).recognizer.get_layer("encoder_and_head"))
+    run = load_run(folder)
+    if front_end not in (None, run.config.front_end):
+        raise UserError(
+            f"training.initial: {folder} has another front end: expected {front_end}, but there it is "
+            f"{run.config.front_end}; give front_end the same settings as there"
+        )
+    ours, theirs = _encoder(model), _encoder(run.recognizer.get_layer("encoder_and_head"))
     for name in {**ours, **theirs}:
         needed, found = (_described(layers.get(name)) for layers in (ours, theirs))
         if needed != found:

@@ -182,7 +182,7 @@ def _train(
     front_end = adapted_front_end(config)
     learner, data = build_learner(config, plan, front_end), training_data(config, plan, front_end)
     if config.training.initial is not None:
-        take_encoder(learner.model, config.training.initial)
+        take_encoder(learner.model, config.training.initial, config.front_end)
     kept = _build(config, front_end, len(plan.labels), cudnn="auto")
     validate = (PhraseValidator if config.model.head == "ctc" else _Validator)(config, plan.labels, front_end, kept)
     shown = TensorBoard(folder / "tensorboard", config.tensorboard, data, config.training.epochs, validate.graph)

@@ -302,9 +302,9 @@ class TestInitial:
         monkeypatch.setattr(training, "build_learner", lambda *given: learners.append(build(*given)) or learners[0])
         heads, take = [], training.take_encoder
 
-        def taken(model, folder):
+        def taken(model, folder, front_end):
             heads.append(model.get_layer("head").get_weights())
-            take(model, folder)
+            take(model, folder, front_end)
 
         monkeypatch.setattr(training, "take_encoder", taken)
 
@@ -346,6 +346,12 @@ class TestInitial:
             take_encoder(model, tiny_run)
         for one, two in zip(before, model.get_weights(), strict=True):
             np.testing.assert_array_equal(one, two)
+
+    def test_another_front_end_is_refused(self, tiny_run):
+        settings = load_run(tiny_run).config.front_end
+        other = settings.model_copy(update={"hop_ms": settings.hop_ms + 1})
+        with pytest.raises(UserError, match="training.initial: .* has another front end: expected .*hop_ms"):
+            take_encoder(build_model(ModelSettings(**self.SAME), 20, 10, 4), tiny_run, other)
 
     def test_a_folder_without_a_run(self, phrase_config, tmp_path):
         model = build_model(phrase_config.model, 20, 10, 4)
