@@ -12,7 +12,7 @@ def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A .tflite file that `export` wrote.")],
     json: JSON = False,
 ):
-    """Show what is inside an exported file: labels, audio, front end, thresholds, number format, origin.
+    """Show what is inside an exported file: labels or tokens, audio, front end, thresholds, number format, origin.
 
     A file that was changed, cut off or written by another program is refused with the reason.
 
@@ -28,12 +28,20 @@ def inspect(
 
         print(dumps(values, indent=2, ensure_ascii=False))
         return
+    if values["head"] != "ctc":
+        values = {key: value for key, value in values.items() if key not in _OF_PHRASES}
     width = max(map(len, values))
     for key, value in values.items():
         print(f"{key:{width}}  {_shown(value)}")
 
 
+_OF_PHRASES = ("frame_samples", "hop_samples", "step_samples", "tokens", "decoding", "words")
+"""What says nothing of a file for single words."""
+
+
 def _shown(value) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items() if item is not None) or "-"
-    return ", ".join(value) if isinstance(value, (list, tuple)) else str(value)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(item if item.strip() else repr(item) for item in value) or "-"  # a blank, a space
+    return str(value) or "-"

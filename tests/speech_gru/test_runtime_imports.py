@@ -81,6 +81,28 @@ print(stream.logits(samples).shape)
     assert result.stderr == ""
 
 
+def test_phrases(phrase_mirror, clip):
+    code = """
+from speech_gru.phrase_recognizer import PhraseRecognizer
+recognizer = PhraseRecognizer(sys.argv[1], decoding="words")
+samples = recognizer.load(sys.argv[2])
+print(recognizer.log_probs(samples).shape, len(recognizer.find(samples, ["links"], -99)) > 0)
+print(len(recognizer.words(samples)) > 0)
+"""
+    for kind in ("clip", "stream"):
+        result = run(code, phrase_mirror(kind=kind), clip)
+        assert (result.stdout, result.stderr) == ("(124, 4) True\nTrue\n", ""), result
+
+
+@pytest.mark.parametrize("verb", ["recognize", "listen"])
+@pytest.mark.parametrize("options", [[], ["--json"], ["--phrases", "links", "--threshold", "-99"]])
+def test_the_commands_with_phrases(phrase_mirror, clip, verb, options):
+    result = run_command_line(verb, phrase_mirror(), clip, *options, absent={"sounddevice"})
+    assert re.search("links|höher|stopp", result.stdout), result
+    assert result.stdout.endswith("exit code 0\n")
+    assert result.stderr == ""
+
+
 def test_inspecting_loads_no_litert_either(mirror):
     code = """
 from speech_gru.artefact import inspect_file

@@ -16,6 +16,7 @@ from speech_gru.transcripts import (
     transcribe,
     write_transcripts,
 )
+from speech_gru.utterance import UtteranceDecoder
 
 PHRASES = st.lists(st.text("ab ö", max_size=7).map(lambda text: " ".join(text.split())), min_size=1, max_size=5)
 
@@ -113,9 +114,25 @@ class TestDecoded:
         found = Transcripts.decoded(("", " ", "a", "b"), "characters", ["p"], ["a b"], [rows])
         assert found.guesses == ["a b"]
 
+    def test_another_decoder(self):
+        """The most probable path is silence in each step, but `a` has many paths."""
+        rows = np.log(np.float32([[0.4, 0.3, 0.15, 0.15]] * 3))
+        labels = ("", "a", "b", "c")
+        assert Transcripts.decoded(labels, "words", ["p"], ["a"], [rows]).guesses == [""]
+        decoder = UtteranceDecoder(labels, "words", "beam")
+        assert Transcripts.decoded(labels, "words", ["p", "q"], ["a"] * 2, [rows] * 2, decoder).guesses == ["a", "a"]
+
     def test_a_clip_without_a_step_says_nothing(self):
         found = Transcripts.decoded(("", "go"), "words", ["p"], ["go"], [np.zeros((0, 2), np.float32)])
         assert found.guesses == [""]
+
+
+@pytest.mark.parametrize("decoding", ["greedy", "beam", "words"])
+def test_no_step_says_nothing_whatever_the_decoding(decoding):
+    decoder = UtteranceDecoder(("", "go"), "words", decoding)
+    assert decoder.text(np.zeros((0, 2), np.float32)) == ""
+    assert decoder.text(np.log(np.float32([[0.1, 0.9]]))) == "go"
+    assert decoder.text(np.log(np.float32([[0.9, 0.1]]))) == ""
 
 
 class Source:

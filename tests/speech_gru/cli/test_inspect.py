@@ -43,7 +43,22 @@ def test_plain(speech_gru, file):
         "version": "0.1.0",
         "bytes": str(file.stat().st_size),
     }
-    assert set(shown) == {*vars(inspect_file(file)), "bytes"}
+    of_phrases = {"frame_samples", "hop_samples", "step_samples", "tokens", "decoding", "words"}
+    assert set(shown) == {*vars(inspect_file(file)), "bytes"} - of_phrases
+
+
+def test_a_ctc_head(speech_gru, phrase_mirror):
+    file = phrase_mirror(tokens="characters", labels=("", " ", "a", "ö"), words=("aö", "ö"), decoding="words")
+    shown = dict(line.split(maxsplit=1) for line in speech_gru("inspect", file).out.splitlines())
+    assert shown["labels"] == "'', ' ', a, ö"
+    assert (shown["head"], shown["tokens"], shown["decoding"], shown["words"]) == (
+        "ctc",
+        "characters",
+        "words",
+        "aö, ö",
+    )
+    assert (shown["frame_samples"], shown["hop_samples"], shown["step_samples"]) == ("5", "4", "4")
+    assert json.loads(speech_gru("inspect", file, "--json").out)["labels"] == ["", " ", "a", "ö"]
 
 
 def test_what_there_is_none_of(speech_gru, mirror):
@@ -58,9 +73,9 @@ def test_json(speech_gru, file):
     assert "höher" in outcome.out
     found = json.loads(outcome.out)
     assert found.pop("bytes") == file.stat().st_size
-    assert found.pop("labels") == list(VALUES["labels"])
+    assert (found.pop("labels"), found.pop("words")) == (list(VALUES["labels"]), [])
     about = vars(inspect_file(file))
-    assert found == {key: about[key] for key in about if key != "labels"}
+    assert found == {key: about[key] for key in about if key not in ("labels", "words")}
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
