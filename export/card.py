@@ -184,7 +184,7 @@ def _usage(facts: Facts, proofs: list[Proof]) -> str:
     files = [file for file in proven if file.endswith(".tflite")] or ["model.tflite"]
     verb = "listen" if files[0].startswith("stream") else "recognize"
     classes = (
-        "`speech_gru.phrase_recognizer.PhraseRecognizer(file)`: `transcribe(samples)`, `words(samples)` with times, "
+        "`speech_gru.PhraseRecognizer(file)`: `transcribe(samples)`, `words(samples)` with times, "
         "`find(samples, phrases)`, and `stream()` for audio that goes on"
         if facts.config["model"]["head"] == "ctc"
         else "`speech_gru.Recognizer(file).recognize(samples)` for clips, "

@@ -1,7 +1,7 @@
 """Train a recogniser of spoken commands on your own words, and run it on the device that listens."""
 
 __version__ = "0.1.0"
-__all__ = ["Recognizer", "StreamingRecognizer"]
+__all__ = ["PhraseRecognizer", "Recognizer", "StreamingRecognizer"]
 
 
 def __getattr__(name: str):
@@ -13,4 +13,8 @@ def __getattr__(name: str):
         from speech_gru.streaming import StreamingRecognizer
 
         return StreamingRecognizer
+    if name == "PhraseRecognizer":
+        from speech_gru.phrase_recognizer import PhraseRecognizer
+
+        return PhraseRecognizer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
