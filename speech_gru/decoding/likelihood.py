@@ -62,7 +62,7 @@ def align(log_probs: np.ndarray, tokens: Sequence[int]) -> list[Token]:
     spans: dict[int, list[int]] = {}
     for frame in reversed(range(len(rows))):
         spans.setdefault(state, []).append(frame)
-        state -= moves[frame, state]
+        state -= int(moves[frame, state])  # in int8 a long sequence would overflow
     return [_token(rows, index, spans[2 * place + 1]) for place, index in enumerate(tokens)]
 
 

@@ -134,6 +134,12 @@ class TestLikelihood:
         with pytest.raises(UserError, match="got 38"):
             align(frames[1:], [1] * 20)
 
+    def test_many_tokens_are_aligned(self):
+        """Of more states than the moves' int8 can count."""
+        tokens = [1, 2] * 300
+        frames = np.log(np.eye(3, dtype=np.float32)[tokens] * 0.7 + 0.1)
+        assert [(token.index, token.start) for token in align(frames, tokens)] == list(zip(tokens, range(600), strict=True))
+
     def test_times_and_probability_of_an_alignment(self):
         frames = np.log([[0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.1, 0.8, 0.1], [0.7, 0.2, 0.1], [0.1, 0.2, 0.7]])
         assert align(frames, [1, 2]) == [Token(1, 1, 3, pytest.approx(0.8)), Token(2, 4, 5, pytest.approx(0.7))]
