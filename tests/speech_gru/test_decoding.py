@@ -138,7 +138,9 @@ class TestLikelihood:
         """Of more states than the moves' int8 can count."""
         tokens = [1, 2] * 300
         frames = np.log(np.eye(3, dtype=np.float32)[tokens] * 0.7 + 0.1)
-        assert [(token.index, token.start) for token in align(frames, tokens)] == list(zip(tokens, range(600), strict=True))
+        found = align(frames, tokens)
+        assert [token.index for token in found] == tokens
+        assert [token.start for token in found] == list(range(600))
 
     def test_times_and_probability_of_an_alignment(self):
         frames = np.log([[0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.1, 0.8, 0.1], [0.7, 0.2, 0.1], [0.1, 0.2, 0.7]])
@@ -556,4 +558,5 @@ loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
 print(*sorted(loaded - set(sys.stdlib_module_names)))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert result.stdout.split() == ["data_pipeline", "numpy", "speech_gru"]
+    loaded = [name for name in result.stdout.split() if not name.startswith("_cython_")]  # that is numpy.random's own
+    assert loaded == ["data_pipeline", "numpy", "speech_gru"]
