@@ -97,7 +97,7 @@ def print_figures(figures: list[dict]) -> None:
 def measure_clip(units: int, frames: int, bar: int, rounds: int) -> dict:
     """A clip model's times in milliseconds and its files' sizes; `bar` is for the stock conversion's time over ours."""
     model = build_model(ModelSettings(units=units), frames, FEATURES, LABELS)
-    encoder = read_encoder(model, ModelSettings(units=units))
+    encoder = read_encoder(model, ModelSettings(units=units), frames)
     features = np.random.default_rng(0).normal(size=(256, frames, FEATURES)).astype(np.float32)
     ranges = Ranges()
     classify(features, encoder, ranges)
@@ -206,8 +206,9 @@ def measure_stream(rounds: int) -> dict:
     front_end = FrontEnd(sample_rate=RATE, kind="log_mel", window_ms=32, hop_ms=20, mel_bins=FEATURES)
     audio = np.random.default_rng(0).normal(scale=0.1, size=(8, RATE)).astype(np.float32)
     front_end.adapt(audio)
-    model = build_model(settings, front_end.frame_count(RATE), FEATURES, LABELS)
-    encoder, state, ranges = read_encoder(model, settings), front_end_state(front_end), Ranges()
+    frames = front_end.frame_count(RATE)
+    model = build_model(settings, frames, FEATURES, LABELS)
+    encoder, state, ranges = read_encoder(model, settings, frames), front_end_state(front_end), Ranges()
     classify(front_end(audio).numpy(), encoder, ranges)
     overlap, chunk = front_end.fft_size - front_end.hop, front_end.hop
     labels = tuple(map(str, range(LABELS)))

@@ -9,7 +9,9 @@ from export.card import model_card
 from export.proof import Proof
 
 PROOFS = [
-    Proof("float32", "model.tflite", "proven", "", 1234567, 200, 1.5e-6, 199, 190, 0.95, (0.91, 0.97), 3.25, "clip"),
+    Proof(
+        "float32", "model.tflite", "proven", "", 1234567, 200, 1.5e-6, 199, 200, 190, 0.95, (0.91, 0.97), 3.25, "clip"
+    ),
     Proof("int8", "model_int8.tflite", "failed", "its logits aren't finite", 5, 200),
     Proof("onnx", "model.onnx", "not made", "tf2onnx isn't installed"),
 ]

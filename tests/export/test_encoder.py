@@ -32,7 +32,7 @@ def test_padding_is_keras_padding(bidirectional, stride, kernel, frames):
         bidirectional=bidirectional,
     )
     model = build_model(settings, frames, 4, 2)
-    encoder = read_encoder(model, settings)
+    encoder = read_encoder(model, settings, frames)
     expected = model.get_layer("bigru_0" if bidirectional else "gru_0").input.shape[1]
     assert encoder.steps == expected
     assert encoder.subsampling == stride
@@ -77,9 +77,10 @@ def test_a_trained_run(tiny_run):
     from speech_gru.run import load_run
 
     run = load_run(tiny_run)
-    encoder = read_encoder(run.recognizer.get_layer("encoder_and_head"), run.config.model)
+    frames = run.front_end.frame_count(4000)
+    encoder = read_encoder(run.recognizer.get_layer("encoder_and_head"), run.config.model, frames)
     audio = np.random.default_rng(0).normal(0, 0.1, (20, 4000)).astype(np.float32)
     expected = run.recognizer(audio, training=False).numpy()
     np.testing.assert_allclose(classify(run.front_end(audio).numpy(), encoder), expected, rtol=0, atol=1e-5)
-    assert (encoder.bidirectional, encoder.stacked, len(encoder.layers)) == (True, 2, 2)
+    assert (encoder.bidirectional, encoder.stacked, encoder.steps, len(encoder.layers)) == (True, 2, frames // 2, 2)
     assert (encoder.features, encoder.head.shape[1]) == (10, 5)

@@ -86,7 +86,10 @@ def test_scores_with_thresholds(subject, run):
     found = material._scores(subject.logits, subject.truth, about)
     assert found["correct"] == right.sum()
     assert found["correct_with_thresholds"] == (right & heard | words_become_unknown & ~heard).sum()
-    assert material._scores(subject.logits, subject.truth, subject.material.description) == {"correct": right.sum()}
+    assert material._scores(subject.logits, subject.truth, subject.material.description) == {
+        "correct": right.sum(),
+        "clips": len(right),
+    }
 
 
 def test_ranges_are_of_training_clips(subject, run, tiny_shards):

@@ -1,6 +1,8 @@
 """ONNX files in onnxruntime against Keras."""
 
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,14 +10,21 @@ import pytest
 from data_pipeline.front_end import FrontEnd
 from export.errors import NotMadeError
 from export.front_end import front_end_state
+from export.material import Material, Subject
 from export.onnx import write_onnx
 from export.verify import read_onnx
 
 needs_onnx = pytest.mark.filterwarnings("ignore::DeprecationWarning:tf2onnx", "ignore::FutureWarning:tf2onnx")
 
 
+def of_clips(subject: Subject, clips: np.ndarray, folder: Path) -> Material:
+    """What a file is read with: these clips, all of them whole."""
+    np.save(folder / "clips.npy", clips)
+    return replace(subject.material, clips=folder / "clips.npy")
+
+
 @needs_onnx
-def test_the_file_is_the_model(random_case, front_end, clips, features, tmp_path):
+def test_the_file_is_the_model(random_case, front_end, clips, features, subject, tmp_path):
     pytest.importorskip("tf2onnx", reason="needs tf2onnx, of the extra onnx")
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, of the extra onnx")
     case = random_case(bidirectional=True, convolution_filters=6, subsampling=3)
@@ -27,20 +36,21 @@ def test_the_file_is_the_model(random_case, front_end, clips, features, tmp_path
     for size in (1, 3, 80):
         (found,) = session.run(["logits"], {"audio": clips[:size]})
         np.testing.assert_allclose(found, case.model(features[:size]).numpy(), rtol=0, atol=1e-4)
-    reading = read_onnx(tmp_path / "model.onnx", clips)
+    reading = read_onnx(tmp_path / "model.onnx", of_clips(subject, clips, tmp_path))
     np.testing.assert_allclose(reading.logits, case.model(features).numpy(), rtol=0, atol=1e-4)
     assert (reading.latency_of, reading.latency_ms > 0) == ("clip", True)
 
 
 @needs_onnx
-def test_a_front_end_without_statistics(random_case, clips, tmp_path):
+def test_a_front_end_without_statistics(random_case, clips, subject, tmp_path):
     pytest.importorskip("tf2onnx", reason="needs tf2onnx, of the extra onnx")
     pytest.importorskip("onnxruntime", reason="needs onnxruntime, of the extra onnx")
     layer = FrontEnd(sample_rate=8000, window_ms=16, hop_ms=8, mel_bins=5, kind="log_mel", normalize=False)
     case = random_case(bidirectional=False, subsampling=3, pooling="last")
     write_onnx(case.encoder, front_end_state(layer), 896, tmp_path / "model.onnx")
     expected = case.model(layer(clips)).numpy()
-    np.testing.assert_allclose(read_onnx(tmp_path / "model.onnx", clips).logits, expected, rtol=0, atol=1e-3)
+    reading = read_onnx(tmp_path / "model.onnx", of_clips(subject, clips, tmp_path))
+    np.testing.assert_allclose(reading.logits, expected, rtol=0, atol=1e-3)
 
 
 def test_without_tf2onnx(random_case, front_end, tmp_path, monkeypatch):
@@ -50,7 +60,7 @@ def test_without_tf2onnx(random_case, front_end, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_onnxruntime(tmp_path, monkeypatch):
+def test_without_onnxruntime(subject, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(NotMadeError, match=r"onnxruntime isn't installed; .* pip install \"\.\[onnx\]\""):
-        read_onnx(tmp_path / "model.onnx", np.zeros((1, 896), np.float32))
+        read_onnx(tmp_path / "model.onnx", subject.material)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from export.material import Subject
 from export.proof import Proof, judge, report
 from export.verify import Reading
+from speech_gru.artefact import Artefact
 
 CLIPS = 200
 
@@ -21,7 +23,8 @@ def subject_of(make_facts):
         truth = np.arange(clips) % 3
         decisions = np.where(np.arange(clips) < 10, (truth + 1) % 3, truth)
         facts = make_facts({"export": config}, correct=clips - 10)
-        return Subject(None, facts, 4 * np.eye(3, dtype=np.float32)[decisions], truth, None)
+        material = SimpleNamespace(description=Artefact(facts.labels, 16000, 16000))
+        return Subject(material, facts, 4 * np.eye(3, dtype=np.float32)[decisions], truth, None)
 
     return make
 

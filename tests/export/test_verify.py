@@ -1,6 +1,7 @@
 """Artefacts are loaded back and say what their model says."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_a_stream_file(random_case, written, clips, features, front_end, subsamp
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_a_step_model(random_case, written, features, monkeypatch, installed):
+def test_a_step_model(random_case, written, subject, features, tmp_path, monkeypatch, installed):
     if installed:
         pytest.importorskip("tflite_micro", reason="needs tflite_micro, of the extra micro")
     else:
@@ -53,7 +54,9 @@ def test_a_step_model(random_case, written, features, monkeypatch, installed):
     case = random_case(bidirectional=False, convolution_filters=6, subsampling=3)
     file = written(case, "step", "int8")
     joined = features[:4].reshape(-1, features.shape[2])
-    reading = read_micro(file.parent, features[:20], joined, case.encoder)
+    np.save(tmp_path / "features.npy", features[:20])
+    files = {"encoder": case.encoder, "features": tmp_path / "features.npy", "joined_features": joined}
+    reading = read_micro(file.parent, replace(subject.material, **files))
     expected = case.model(features[:20]).numpy()
     assert np.abs(reading.logits - expected).mean() < 0.1 * expected.std()
     stream = classify_stream(joined[None], case.encoder)[0]
@@ -63,8 +66,10 @@ def test_a_step_model(random_case, written, features, monkeypatch, installed):
     assert reading.operators == dict(operators(file.read_bytes()))
 
 
-def test_a_saved_model(full_export, subject):
-    clips = np.load(subject.material.clips)
-    reading = read_saved_model(full_export.folder / "saved_model", np.tile(clips, (10, 1)))  # more than one batch
+def test_a_saved_model(full_export, subject, tmp_path):
+    np.save(tmp_path / "clips.npy", np.tile(np.load(subject.material.clips), (10, 1)))  # more than one batch
+    reading = read_saved_model(
+        full_export.folder / "saved_model", replace(subject.material, clips=tmp_path / "clips.npy")
+    )
     np.testing.assert_allclose(reading.logits, np.tile(subject.logits, (10, 1)), rtol=0, atol=1e-5)
     assert (reading.latency_of, 0 < reading.latency_ms < 1000) == ("clip", True)

@@ -56,7 +56,8 @@ def exported(request, tmp_path_factory) -> Exported:
     front_end = FrontEnd.from_settings(FrontEndSettings(mel_bins=8, coefficients=6, window_ms=16, hop_ms=hop_ms), 8000)
     features = np.array(front_end(AUDIO[None].astype(np.float32) / 32768))
     model_settings = ModelSettings(units=6, bidirectional=False, **{"layers": 1, **values})
-    model = build_model(model_settings, front_end.frame_count(CLIP), front_end.feature_count, 3)
+    frames = front_end.frame_count(CLIP)
+    model = build_model(model_settings, frames, front_end.feature_count, 3)
     rng = np.random.default_rng(1)
     for layer in model.layers:
         positive = "batch_norm" in layer.name  # variances are
@@ -65,7 +66,7 @@ def exported(request, tmp_path_factory) -> Exported:
     state = front_end_state(front_end)
     mean, variance = features.mean((0, 1)), features.var((0, 1))
     state = replace(state, mean=mean.reshape(state.mean.shape), variance=variance.reshape(state.variance.shape))
-    encoder = read_encoder(model, model_settings)
+    encoder = read_encoder(model, model_settings, frames)
     overlap, chunk = front_end.fft_size - front_end.hop, encoder.subsampling * front_end.hop
     clip = Artefact(labels=("a", "b", "c"), sample_rate=8000, clip_samples=CLIP)
     stream = replace(clip, kind="stream", chunk_samples=chunk, overlap_samples=overlap, warmup_chunks=encoder.steps)
