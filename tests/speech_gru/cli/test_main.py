@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 
-import speech_gru.recognizer
+import speech_gru.lite_file
 from data_pipeline.errors import UserError
 from speech_gru.cli import app
 
@@ -76,7 +76,7 @@ def failing(monkeypatch, error: BaseException):
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(speech_gru.recognizer, "Recognizer", fail)
+    monkeypatch.setattr(speech_gru.lite_file, "LiteFile", fail)
 
 
 @pytest.mark.parametrize(
