@@ -350,7 +350,7 @@ class TestInitial:
     def test_another_front_end_is_refused(self, tiny_run):
         settings = load_run(tiny_run).config.front_end
         other = settings.model_copy(update={"hop_ms": settings.hop_ms + 1})
-        with pytest.raises(UserError, match="training.initial: .* has another front end: expected .*hop_ms"):
+        with pytest.raises(UserError, match=r"training\.initial: .* has another front end: expected .*hop_ms"):
             take_encoder(build_model(ModelSettings(**self.SAME), 20, 10, 4), tiny_run, other)
 
     def test_a_folder_without_a_run(self, phrase_config, tmp_path):
