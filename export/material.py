@@ -258,14 +258,14 @@ def describe_run(run: Run) -> Artefact:
     Raises UserError if there is a threshold, but no label for what stays below it.
     """
     config = run.config
+    if config.model.head == "ctc":
+        return describe_phrases(run)
     if config.export.threshold and UNKNOWN not in run.labels:
         raise UserError(
             f"export.threshold ({config.export.threshold:g}) makes unsure words {UNKNOWN}, a label that this run "
             f"doesn't have; it knows: {', '.join(run.labels)}. Pass --set export.threshold=0, or train with "
             "corpus.unknown_share above 0"
         )
-    if run.config.model.head == "ctc":
-        return describe_phrases(run)
     front_end = config.front_end.model_dump(mode="json")
     words = [label for label in run.labels if not label.startswith("_")]
     return Artefact(
@@ -282,9 +282,12 @@ def describe_run(run: Run) -> Artefact:
 
 def _stream(front_end: FrontEnd, state: FrontEndState, encoder: Encoder, description: Artefact) -> Stream | str:
     if encoder.bidirectional:
+        runs = "PhraseRecognizer runs model.tflite on windows that overlap"
+        if not encoder.is_ctc:
+            runs = "StreamingRecognizer runs model.tflite on a window that slides"
         return (
-            "the encoder is bidirectional and needs the whole clip; StreamingRecognizer runs model.tflite on a window "
-            "that slides. For a streaming file train with model.bidirectional=false"
+            f"the encoder is bidirectional and needs the whole clip; {runs}. For a streaming file train with "
+            "model.bidirectional=false"
         )
     if front_end.settings.deltas:
         return "deltas look at frames to come; for a streaming file train with front_end.deltas=0"

@@ -15,6 +15,7 @@ from speech_gru import __version__
 from speech_gru.artefact import Artefact, front_end_digest
 
 if TYPE_CHECKING:  # a process that writes or measures a file starts without Keras
+    from data_pipeline.phrases import PhraseSource
     from speech_gru.run import Run
 
 CLIPS, FEATURES = "clips.npy", "features.npy"
@@ -81,27 +82,43 @@ def predict_phrases(
     """
     from data_pipeline.phrases import padded_batches
     from speech_gru.config import Config
-    from speech_gru.phrase_training import measured_phrases
+    from speech_gru.phrase_training import measured_phrases, step_samples
     from speech_gru.report import phrase_predictor
 
-    window = description.clip_samples
+    window, shortest = description.clip_samples, step_samples(run.config, run.front_end)
     config: Config = run.config.model_copy(update={"corpus": run.config.corpus.model_copy(update={"shards": shards})})
-    source, predict = measured_phrases(config, split), phrase_predictor(run)
+    source, predict = _Some(measured_phrases(config, split), PROOF_PHRASES), phrase_predictor(run)
     clips, samples, texts, rows = [], [], [], []
     for batch in padded_batches(source, _BATCH, window):
-        fits = (batch.samples <= window) & (batch.samples >= description.frame_samples)
+        fits = (batch.samples <= window) & (batch.samples >= shortest)
         clips.append(batch.audio[fits, :window])
         samples.append(batch.samples[fits])
         texts += [text for text, is_fit in zip(batch.texts, fits, strict=True) if is_fit]
         rows += predict(clips[-1], samples[-1]) if fits.any() else []
-        if len(texts) >= PROOF_PHRASES:
-            break
     if not texts:
         raise UserError(f"{shards}: no {split} phrase fits into export.window_seconds; raise it")
     audio = np.concatenate(clips).astype(np.float32) / 32768
     np.save(scratch / CLIPS, audio)
     np.save(scratch / FEATURES, np.concatenate([run.front_end(clip[None]).numpy() for clip in audio]))
     return stack_rows(rows), np.array([" ".join(text.split()) for text in texts]), np.concatenate(samples)
+
+
+class _Some:
+    """Not more than `count` of a source's phrases, of all lengths alike."""
+
+    def __init__(self, source: PhraseSource, count: int):
+        self._source = source
+        by_length = np.argsort([source.size(0, number) for number in range(len(source))], kind="stable")
+        self._numbers = by_length[np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)].tolist()
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def size(self, epoch: int, number: int) -> float:
+        return self._source.size(epoch, self._numbers[number])
+
+    def read(self, epoch: int, number: int) -> tuple[np.ndarray, str, str]:
+        return self._source.read(epoch, self._numbers[number])
 
 
 def stack_rows(rows: list[np.ndarray]) -> np.ndarray:

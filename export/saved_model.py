@@ -174,8 +174,14 @@ def _phrase_signatures(graph: InferenceGraph) -> dict[str, tuple]:
     features = tf.TensorSpec((None, None, graph.encoder.features), tf.float32, name="features")
     frames = tf.TensorSpec((None,), tf.int32, name="frames")
 
+    def transcribe(features: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
+        """Of audio without a step, too: the states of a loop that never ran couldn't be stacked."""
+        count, subsampling = tf.shape(features)[1], graph.encoder.subsampling
+        padded = tf.pad(features, ((0, 0), (0, tf.maximum(0, subsampling - count)), (0, 0)))
+        return graph.transcribe(padded, frames)[:, : count // subsampling]
+
     def logits(audio: tf.Tensor, samples: tf.Tensor) -> tf.Tensor:
-        return graph.transcribe(graph.front_end(audio), graph.count_frames(samples))
+        return transcribe(graph.front_end(audio), graph.count_frames(samples))
 
     def features_of(audio: tf.Tensor, samples: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"features": graph.front_end(audio), "frames": graph.count_frames(samples)}
@@ -188,5 +194,5 @@ def _phrase_signatures(graph: InferenceGraph) -> dict[str, tuple]:
         ),
         "logits": (lambda audio, samples: {"logits": logits(audio, samples)}, audio, samples),
         "features": (features_of, audio, samples),
-        "from_features": (lambda features, frames: {"logits": graph.transcribe(features, frames)}, features, frames),
+        "from_features": (lambda features, frames: {"logits": transcribe(features, frames)}, features, frames),
     }

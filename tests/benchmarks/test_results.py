@@ -107,6 +107,33 @@ def test_a_rows_commit_is_the_trainings(results, run, recorded, shown, tmp_path,
     assert ("commit.txt names no commit" in capsys.readouterr().err) == (shown == "")
 
 
+WORDS = {"said": 200, "substitutions": 12, "deletions": 5, "insertions": 3}
+
+
+def test_the_interval_of_words(results):
+    """Wilson's, of 180 of 200 words."""
+    p, z = 0.9, 1.959964
+    centre = (p + z * z / 400) / (1 + z * z / 200)
+    width = z / (1 + z * z / 200) * (p * (1 - p) / 200 + z * z / 160000) ** 0.5
+    assert results.word_interval(WORDS) == pytest.approx((centre - width, centre + width), abs=1e-6)
+
+
+def test_more_errors_than_words(results):
+    low, high = results.word_interval({"said": 2, "substitutions": 2, "deletions": 0, "insertions": 9})
+    assert (low, 0 < high < 1) == (0, True)
+
+
+def test_rows_of_a_phrase_run(results, run):
+    """Its model's interval isn't in its metrics; it is that of the words."""
+    figures = {"phrases": 50, "accuracy": 0.9, "word_error_rate": 0.1, "words": WORDS}
+    (run / "metrics.json").write_text(json.dumps({"validation": {}, "test": figures}))
+    model, file = results.results_of_run(run)
+    low, high = results.word_interval(WORDS)
+    assert (model.name, model.accuracy, model.low, model.high) == ("demo/3/model", 0.9, round(low, 4), round(high, 4))
+    assert (file.name, file.low, file.high, file.bytes) == ("demo/3/float32", 0.8, 0.95, 1000)
+    assert (model.split, model.parameters, model.multiply_adds) == ("test", 10, 20)
+
+
 def test_each_row_has_its_config(results):
     for row in results.read_results(results.RESULTS):
         assert load_config(row.config).name == row.config

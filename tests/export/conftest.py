@@ -1,6 +1,6 @@
 """Models with random weights over all that a model can be, a small front end, and what an export of tiny_run gives."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -11,6 +11,8 @@ import pytest
 
 LABELS = ("ja", "nein", "_unknown_", "_silence_")
 RATE, SAMPLES, FRAMES, FEATURES = 8000, 896, 13, 5
+WINDOW, FRAME, HOP, STEP = 4000, 128, 64, 256
+"""Samples of half a second, the most that models of phrases look at together; of a frame; to the next; of a step."""
 
 GRID = {
     f"{'both' if both else 'forwards'}-{filters or 'no'}_filters-by_{subsampling}-{pooling}": {
@@ -20,6 +22,13 @@ GRID = {
         "pooling": pooling,
     }
     for both, filters, subsampling, pooling in product((False, True), (0, 6), (1, 3), ("attention", "mean", "last"))
+}
+CTC_GRID = {
+    f"{'both' if both else 'forwards'}-{filters or 'no'}_filters": {
+        "bidirectional": both,
+        "convolution_filters": filters,
+    }
+    for both, filters in product((False, True), (0, 8))
 }
 
 
@@ -55,7 +64,7 @@ def random_case():
         model = build_model(settings, frames, FEATURES, len(LABELS))
         rng = np.random.default_rng(len(str(changed)))
         model.set_weights([_random_weight(weight.path, weight.shape, rng) for weight in model.weights])
-        return Case(settings, model, read_encoder(model, settings))
+        return Case(settings, model, read_encoder(model, settings, frames))
 
     return make
 
@@ -70,6 +79,26 @@ def case(request, random_case) -> Case:
 def stream_case(request, random_case) -> Case:
     """Each model of the grid that can stream."""
     return random_case(**GRID[request.param])
+
+
+@pytest.fixture(scope="session")
+def ctc_case(random_case):
+    """A function of what is changed in the model's settings -> Case with a CTC head, for windows of WINDOW samples."""
+    frames = (WINDOW - FRAME) // HOP + 1
+    fixed = {"head": "ctc", "units": 6, "convolution_layers": 2, "subsampling": STEP // HOP}
+    return lambda **changed: random_case(frames=frames, **(fixed | changed))
+
+
+@pytest.fixture(scope="session", params=CTC_GRID.values(), ids=CTC_GRID)
+def phrase_case(request, ctc_case) -> Case:
+    """Each of the models with a CTC head."""
+    return ctc_case(**request.param)
+
+
+@pytest.fixture(scope="session", params=[key for key in CTC_GRID if key.startswith("forwards")])
+def phrase_stream_case(request, ctc_case) -> Case:
+    """Each of them that can stream."""
+    return ctc_case(**CTC_GRID[request.param])
 
 
 @pytest.fixture(scope="session")
@@ -100,6 +129,89 @@ def front_end(clips):
 def features(front_end, clips) -> np.ndarray:
     """Of `clips`."""
     return front_end(clips).numpy()
+
+
+class Phrases(NamedTuple):
+    """Clips of their own lengths."""
+
+    audio: np.ndarray
+    """(clips, WINDOW) float32, zero behind each clip's end."""
+    samples: np.ndarray
+    """(clips,) int32."""
+    features: np.ndarray
+    """(clips, frames, FEATURES) of the whole windows."""
+    frames: np.ndarray
+    """(clips,) int32, each clip's own."""
+
+    @property
+    def steps(self) -> np.ndarray:
+        return self.frames // (STEP // HOP)
+
+
+@pytest.fixture(scope="session")
+def phrase_front_end(clips):
+    """A FrontEnd with frames of FRAME samples every HOP, normalised over `clips`."""
+    from data_pipeline.front_end import FrontEnd
+
+    layer = FrontEnd(sample_rate=RATE, kind="log_mel", window_ms=16, hop_ms=8, mel_bins=FEATURES)
+    layer.adapt(clips)
+    assert (layer.fft_size, layer.hop) == (FRAME, HOP)
+    return layer
+
+
+@pytest.fixture(scope="session")
+def phrases(clips, phrase_front_end) -> Phrases:
+    """Of a whole window, a sample less, with the last step's last sample and without it, down to no frame at all."""
+    lengths = [4000, 3999, 3904, 3903, 3000, 2049, 1500, FRAME + STEP - HOP, FRAME + STEP - HOP - 1, FRAME - 1, 1]
+    samples = np.array(lengths, np.int32)
+    audio = clips[: 5 * len(lengths)].reshape(len(lengths), -1)[:, :WINDOW].copy()
+    audio[np.arange(WINDOW) >= samples[:, None]] = 0
+    frames = np.maximum(0, (samples - FRAME) // HOP + 1)
+    return Phrases(audio, samples, phrase_front_end(audio).numpy(), frames)
+
+
+@pytest.fixture(scope="session")
+def phrase_logits(phrases):
+    """A function of a Case -> the Keras model's logits of `phrases`, each of as many steps as are within it."""
+
+    def logits(case: Case) -> list[np.ndarray]:
+        found = case.model([phrases.features, phrases.frames]).numpy()
+        return [rows[:steps] for rows, steps in zip(found, phrases.steps, strict=True)]
+
+    return logits
+
+
+@pytest.fixture(scope="session")
+def converted_phrases(phrase_front_end):
+    """A function of a number of samples -> the TFLite graph of `phrase_front_end` for them."""
+    from export.front_end import convert_front_end, front_end_state
+
+    return cache(partial(convert_front_end, front_end_state(phrase_front_end)))
+
+
+@pytest.fixture(scope="session")
+def write_phrase_file(converted_phrases, phrases):
+    """A function (case, kind, name of a number format) -> the content of a .tflite file with a CTC head."""
+    from export.number_format import FORMATS
+    from export.reference import Ranges, transcribe
+    from export.tflite import write_clip, write_step, write_stream
+    from speech_gru.artefact import Artefact
+
+    sizes = {"frame_samples": FRAME, "hop_samples": HOP, "step_samples": STEP}
+    about = Artefact(("", "a", "b", " "), RATE, WINDOW, head="ctc", tokens="characters", **sizes)
+
+    def write(case: Case, kind: str = "clip", number_format: str = "float32") -> bytes:
+        form, ranges = FORMATS[number_format], Ranges()
+        transcribe(phrases.features, case.encoder, ranges, phrases.frames if kind == "clip" else None)
+        chunk = {} if kind == "clip" else {"chunk_samples": STEP, "overlap_samples": FRAME - HOP}
+        made = replace(about, kind=kind, number_format=number_format, **chunk)
+        if kind == "clip":
+            return write_clip(case.encoder, converted_phrases(WINDOW), form, ranges, made)
+        if kind == "step":
+            return write_step(case.encoder, form, ranges, made)
+        return write_stream(case.encoder, converted_phrases(FRAME - HOP + STEP), form, ranges, made)
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -109,7 +109,7 @@ def test_the_runs_clips_are_gone(make_facts):
 
 def test_a_bar_in_a_label_stays_within_its_cell(make_facts):
     values = {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "clips": 40}
-    facts = make_facts(labels=("a|b", "nein"), metrics={"test": {"labels": {"a|b": values}}})
+    facts = make_facts(labels=("a|b", "ja", "_unknown_"), metrics={"test": {"labels": {"a|b": values}}})
     found = sections(model_card(facts, PROOFS))
     assert "| a\\|b | 0 | 0 |" in found["Data"]
     assert "| a\\|b | 50.0% |" in found["Figures"]
@@ -153,6 +153,40 @@ def test_how_to_run_it(make_facts):
     text = sections(model_card(make_facts(), PROOFS))["How to run it"]
     assert "speech-gru recognize model.tflite some.wav" in text
     assert "speech_gru.Recognizer(file).recognize(samples)" in text
+
+
+CTC = {
+    "corpus": {"path": "data/an4", "shards": "s", "tokens": "characters"},
+    "model": {"head": "ctc", "units": 96, "bidirectional": False},
+    "export": {"window_seconds": 4},
+}
+
+
+def test_phrases(make_facts):
+    counts = {"train": {"_phrase_": 900, "_silence_": 9}, "test": {"_phrase_": 100}}
+    facts = make_facts(CTC, labels=("", " ", "a", "b"), counts=counts, metrics={"test": {"word_error_rate": 0.05}})
+    found = sections(model_card(facts, PROOFS))
+    head = model_card(facts, PROOFS).partition("## Data")[0]
+    assert "A recogniser of spoken phrases, trained with speech_gru. Its tokens:  , a, b." in head
+    assert "2 x GRU-96, a CTC head; 123,456 parameters, 7,654,321 multiply-adds for 4 s." in head
+    assert rows(found["Data"])[2:] == [
+        *(["_phrase_", "900", "100"], ["_silence_", "9", "0"]),
+        ["all", "909", "100"],
+    ]
+    assert "On the 200 words in the phrases of the test split; the trained model gets 190 right" in found["Figures"]
+    assert "By label" not in found["Figures"]
+    assert "one channel, at most 4 s at once" in found["Front end"]
+    assert "`speech_gru.PhraseRecognizer(file)`: `transcribe(samples)`" in found["How to run it"]
+    assert "StreamingRecognizer" not in found["How to run it"]
+
+
+def test_the_methods_of_phrases_are_there(make_facts):
+    from speech_gru import PhraseRecognizer
+
+    text = sections(model_card(make_facts(CTC), PROOFS))["How to run it"]
+    for name in ("transcribe", "words", "find", "stream"):
+        assert f"`{name}(" in text
+        assert callable(getattr(PhraseRecognizer, name))
 
 
 def test_what_it_refers_to_is_there(make_facts):

@@ -53,6 +53,25 @@ def test_a_front_end_without_statistics(random_case, clips, subject, tmp_path):
     np.testing.assert_allclose(reading.logits, expected, rtol=0, atol=1e-3)
 
 
+@needs_onnx
+def test_a_ctc_head(ctc_case, phrase_front_end, phrases, phrase_logits, tmp_path):
+    pytest.importorskip("tf2onnx", reason="needs tf2onnx, of the extra onnx")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, of the extra onnx")
+    case = ctc_case(bidirectional=True, convolution_filters=8)
+    write_onnx(case.encoder, front_end_state(phrase_front_end), 4000, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    found = [(item.name, item.type, item.shape[1:]) for item in session.get_inputs()]
+    assert found == [("audio", "tensor(float)", [4000]), ("samples", "tensor(int32)", [])]
+    (logits,) = session.get_outputs()
+    assert (logits.name, logits.type, logits.shape[-1]) == ("logits", "tensor(float)", 4)
+    expected = phrase_logits(case)
+    for size in (1, 3, 11):
+        given = {"audio": phrases.audio[:size], "samples": phrases.samples[:size]}
+        (found,) = session.run(["logits"], given)
+        for rows, each in zip(found, expected[:size], strict=True):
+            np.testing.assert_allclose(rows[: len(each)], each, rtol=0, atol=1e-4)
+
+
 def test_without_tf2onnx(random_case, front_end, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     with pytest.raises(NotMadeError, match=r"tf2onnx isn't installed; .* pip install \"\.\[onnx\]\""):

@@ -189,6 +189,40 @@ def test_files_that_have_no_thresholds(subject_of, file):
     assert judge("any", file, reading(subject.logits), subject, "int8").correct_with_thresholds is None
 
 
+@pytest.fixture
+def phrase_subject(make_facts) -> Subject:
+    """Ten phrases "a b" in four steps: the model hears the first one as "a a", the second as "a"."""
+    sizes = {"frame_samples": 400, "hop_samples": 160, "step_samples": 160}
+    about = Artefact(("", "a", "b"), 16000, 16000, head="ctc", tokens="words", **sizes)
+    heard = np.array([[1, 0, 1, 0], [1, 0, 0, 0], *[[1, 0, 2, 0]] * 8])
+    facts = make_facts(clips=20, correct=18)
+    return Subject(SimpleNamespace(description=about), facts, log_probs_of(heard), np.array(["a b"] * 10), None)
+
+
+def log_probs_of(heard: np.ndarray) -> np.ndarray:
+    """(phrases, steps) of tokens -> log-probabilities."""
+    logits = 4 * np.eye(3, dtype=np.float32)[heard]
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+def test_phrases_are_judged_by_their_words(phrase_subject):
+    proof = judge("int8", "model_int8.tflite", reading(phrase_subject.logits), phrase_subject, "int8")
+    assert (proof.status, proof.clips, proof.correct, proof.accuracy) == ("proven", 20, 18, 0.9)
+    assert (proof.equal_decisions, proof.decisions) == (19, 19), "the model hears one word less than was said"
+    assert (proof.largest_difference, proof.correct_with_thresholds) == (0, None)
+
+
+@pytest.mark.parametrize(("others", "status"), [(1, "proven"), (2, "failed")])
+def test_phrases_heard_otherwise(phrase_subject, others, status):
+    """Of a few words, one may differ, whatever the points allow. Here each phrase has one more, which nobody said."""
+    logits = phrase_subject.logits.copy()
+    logits[2 : 2 + others, 3] = log_probs_of(np.array([[1]]))[0, 0]
+    proof = judge("int8", "f", reading(logits), phrase_subject, "int8")
+    assert (proof.status, proof.equal_decisions, proof.correct) == (status, 19 - others, 18 - others)
+    expected = f"it decides {others} of 19 words otherwise than its model; 10 times export.accuracy_loss.int8 allow 1"
+    assert proof.reason == (expected if status == "failed" else "")
+
+
 def test_the_report(subject_of):
     subject = subject_of()
     proofs = [

@@ -20,6 +20,7 @@ from export.reference import (
     pool,
     sigmoid,
     softmax,
+    transcribe,
 )
 
 UNITS, INPUTS, STEPS = 5, 3, 6
@@ -216,3 +217,50 @@ def test_ranges_of_several_batches_are_joined():
     assert (ranges["a"].low, ranges["a"].high) == (-3, 1)
     joined = Range(-1, 2, -0.5, 1.5).joined(Range(-4, 1, -0.25, 0.5))
     assert joined == Range(-4, 2, -0.5, 1.5)
+
+
+def test_phrases_of_their_own_lengths_are_keras_model(phrase_case, phrases, phrase_logits):
+    found = transcribe(phrases.features, phrase_case.encoder, frames=phrases.frames)
+    assert found.shape == (len(phrases.samples), phrase_case.encoder.steps, 4)
+    for rows, expected, steps in zip(found, phrase_logits(phrase_case), phrases.steps, strict=True):
+        np.testing.assert_allclose(rows[:steps], expected, rtol=0, atol=1e-5)
+    assert sorted({*phrases.steps.tolist()})[:2] == [0, 1]
+
+
+def test_what_lies_behind_a_phrase_changes_nothing(phrase_case, phrases):
+    garbage = phrases.features.copy()
+    behind = np.arange(garbage.shape[1]) >= phrases.frames[:, None]
+    garbage[behind] = 100 * draw(behind.sum(), garbage.shape[2])
+    found, expected = (
+        transcribe(features, phrase_case.encoder, frames=phrases.frames) for features in (garbage, phrases.features)
+    )
+    for rows, same, steps in zip(found, expected, phrases.steps, strict=True):
+        np.testing.assert_array_equal(rows[:steps], same[:steps])
+
+
+def test_a_phrase_alone_is_what_it_is_in_a_batch(phrase_case, phrases):
+    """Features that end with the phrase's last step need no number of frames."""
+    encoder = phrase_case.encoder
+    found = transcribe(phrases.features, encoder, frames=phrases.frames)
+    for rows, features, frames, steps in zip(found, phrases.features, phrases.frames, phrases.steps, strict=True):
+        if steps:
+            alone = transcribe(features[None, :frames], encoder)[0]
+            np.testing.assert_allclose(rows[:steps], alone, rtol=0, atol=1e-5)
+
+
+def test_a_stream_with_a_ctc_head(phrase_stream_case, phrases):
+    """Each step has logits of its own: nothing is pooled."""
+    whole = phrases.features.reshape(1, -1, phrases.features.shape[2])
+    found, expected = classify_stream(whole, phrase_stream_case.encoder), transcribe(whole, phrase_stream_case.encoder)
+    np.testing.assert_array_equal(found, expected)
+    beginning = transcribe(whole[:, :40], phrase_stream_case.encoder)
+    np.testing.assert_allclose(beginning, expected[:, :10], rtol=0, atol=1e-5)
+
+
+def test_what_is_watched_in_phrases(ctc_case, phrases):
+    encoder, clips, stream = ctc_case(convolution_filters=8, bidirectional=False).encoder, Ranges(), Ranges()
+    logits = transcribe(phrases.features, encoder, clips, phrases.frames)
+    classify_stream(phrases.features, encoder, stream)
+    assert stream.keys() == clips.keys() >= {"features", "convolution_1/sum", "gru_1/proposal", "logits"}
+    assert (clips["logits"].low, clips["logits"].high) == (logits.min(), logits.max())
+    assert not {"pooled", "attention"} & clips.keys()

@@ -103,6 +103,63 @@ def test_signatures_share_the_weights(random_case, front_end, tmp_path):
     assert encoder.layers[1][0].recurrent.tobytes() not in graph
 
 
+@pytest.fixture(scope="module")
+def served_phrases(ctc_case, phrase_front_end, tmp_path_factory):
+    """The signatures of a written SavedModel with a CTC head, and its Case."""
+    case = ctc_case(bidirectional=True, convolution_filters=8)
+    folder = tmp_path_factory.mktemp("saved_phrases") / "model"
+    write_saved_model(case.encoder, front_end_state(phrase_front_end), 4000, folder)
+    return tf.saved_model.load(str(folder)).signatures, case
+
+
+def test_signatures_with_a_ctc_head(served_phrases):
+    served, _ = served_phrases
+    audio, lengths, logits = ([None, None], tf.float32), ([None], tf.int32), ([None, None, 4], tf.float32)
+    features, inputs = ([None, None, 5], tf.float32), {"audio": audio, "samples": lengths}
+    found = {
+        name: (shapes(each.structured_input_signature[1]), shapes(each.structured_outputs))
+        for name, each in served.items()
+    }
+    assert found == {
+        "serving_default": (inputs, {"probabilities": logits}),
+        "logits": (inputs, {"logits": logits}),
+        "features": (inputs, {"features": features, "frames": lengths}),
+        "from_features": ({"features": features, "frames": lengths}, {"logits": logits}),
+    }
+
+
+@pytest.mark.parametrize("chosen", [slice(0, 1), slice(4, 7), slice(7, 8), slice(0, 11)])
+def test_values_with_a_ctc_head(served_phrases, phrases, phrase_logits, chosen):
+    """Of any number of clips, each as long as it is; the audio is as long as the longest of them."""
+    served, case = served_phrases
+    samples = phrases.samples[chosen]
+    inputs = {"audio": tf.constant(phrases.audio[chosen, : samples.max()]), "samples": tf.constant(samples)}
+    logits, probabilities = served["logits"](**inputs)["logits"], served["serving_default"](**inputs)["probabilities"]
+    features = served["features"](**inputs)
+    again = served["from_features"](**features)["logits"]
+    np.testing.assert_array_equal(features["frames"], phrases.frames[chosen])
+    for number, (expected, steps) in enumerate(zip(phrase_logits(case)[chosen], phrases.steps[chosen], strict=True)):
+        np.testing.assert_allclose(logits[number, :steps], expected, rtol=0, atol=2e-5)
+        np.testing.assert_allclose(again[number, :steps], expected, rtol=0, atol=2e-5)
+        np.testing.assert_allclose(
+            probabilities[number, :steps], keras.ops.softmax(expected, axis=-1), rtol=0, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("samples", [1, 127, 128, 319])
+def test_audio_without_a_step(served_phrases, samples):
+    served, _ = served_phrases
+    audio = tf.zeros((2, samples))
+    assert served["logits"](audio=audio, samples=tf.constant([samples, 0]))["logits"].shape == (2, 0, 4)
+
+
+def test_the_graph_of_each_model_with_a_ctc_head(phrase_case, phrase_front_end, phrases, phrase_logits):
+    graph = InferenceGraph(phrase_case.encoder, front_end_state(phrase_front_end))
+    found = graph.transcribe(tf.constant(phrases.features), tf.constant(phrases.frames))
+    for rows, expected, steps in zip(found, phrase_logits(phrase_case), phrases.steps, strict=True):
+        np.testing.assert_allclose(rows[:steps], expected, rtol=0, atol=1e-5)
+
+
 def test_served_where_there_is_only_tensorflow(tiny_run, full_export, tmp_path):
     from speech_gru.run import load_run
 

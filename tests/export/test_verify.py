@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from export.reference import classify_stream
+from export.reference import classify_stream, transcribe
 from export.tflite import operators
-from export.verify import read_clip_file, read_micro, read_saved_model, read_stream_file
+from export.verify import read_clip_file, read_micro, read_phrase_file, read_saved_model, read_stream_file
+from speech_gru.phrase_recognizer import log_softmax
 
 
 @pytest.fixture
@@ -43,6 +44,27 @@ def test_a_stream_file(random_case, written, clips, features, front_end, subsamp
     assert reading.latency_of == f"{8 * subsampling} ms chunk"
     assert reading.operators == dict(operators(file.read_bytes()))
     assert 0 < reading.latency_ms < 1000
+
+
+@pytest.mark.parametrize("kind", ["clip", "stream"])
+def test_a_file_with_a_ctc_head(ctc_case, write_phrase_file, phrases, phrase_logits, phrase_front_end, tmp_path, kind):
+    case, file = ctc_case(bidirectional=False, convolution_filters=8), tmp_path / "model.tflite"
+    file.write_bytes(write_phrase_file(case, kind))
+    whole = phrases.audio[:3].reshape(-1) if kind == "stream" else None
+    reading = read_phrase_file(file, phrases.audio, phrases.samples, whole)
+    for rows, logits in zip(reading.logits, phrase_logits(case), strict=True):
+        np.testing.assert_allclose(rows[: len(logits)], log_softmax(logits), rtol=0, atol=1e-5)
+        assert not rows[len(logits) :].any()
+    assert reading.operators == dict(operators(file.read_bytes()))
+    assert (reading.latency_of, 0 < reading.latency_ms < 1000) == (
+        "32 ms chunk" if kind == "stream" else "0.5 s window",
+        True,
+    )
+    if kind == "clip":
+        assert reading.stream_logits is None
+        return
+    expected = transcribe(phrase_front_end(whole[None]).numpy(), case.encoder)[0]
+    np.testing.assert_allclose(reading.stream_logits, log_softmax(expected), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("installed", [True, False])
