@@ -162,6 +162,8 @@ def _length(facts: Facts) -> str:
 def _limits(facts: Facts) -> str:
     threshold = facts.config["export"]["threshold"]
     unknown = "is told to be `_unknown_`" if "_unknown_" in facts.labels else "is taken for one of its words"
+    if facts.config["corpus"]["tokens"] in ("characters", "phonemes"):
+        unknown = "is written as it sounds"
     unsure = f" A word with a probability below {threshold:g} is reported as `_unknown_`." if threshold else ""
     return (
         f"## Operating limits\n\nTrained with {_noise(facts)}; what is louder was not heard in training. "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:  # a process that writes or measures a file starts without Ker
 CLIPS, FEATURES = "clips.npy", "features.npy"
 PROOF_PHRASES = 500
 """So many phrases at most an artefact is proven on."""
-CALIBRATION_BATCHES, _BATCH = 16, 32
+CALIBRATION_PHRASES, _BATCH = 512, 32
 
 
 def describe_phrases(run: Run) -> Artefact:
@@ -78,7 +77,7 @@ def predict_phrases(
     Writes the phrases that fit into a window, and their features, into `scratch`.
 
     Raises:
-        UserError: no phrases, or none that fits.
+        UserError: no phrases, or none in which something is said fits.
     """
     from data_pipeline.phrases import padded_batches
     from speech_gru.config import Config
@@ -95,8 +94,8 @@ def predict_phrases(
         samples.append(batch.samples[fits])
         texts += [text for text, is_fit in zip(batch.texts, fits, strict=True) if is_fit]
         rows += predict(clips[-1], samples[-1]) if fits.any() else []
-    if not texts:
-        raise UserError(f"{shards}: no {split} phrase fits into export.window_seconds; raise it")
+    if not any(text.strip() for text in texts):
+        raise UserError(f"{shards}: no {split} phrase with a word fits into export.window_seconds; raise it")
     audio = np.concatenate(clips).astype(np.float32) / 32768
     np.save(scratch / CLIPS, audio)
     np.save(scratch / FEATURES, np.concatenate([run.front_end(clip[None]).numpy() for clip in audio]))
@@ -136,9 +135,8 @@ def phrase_ranges(run: Run, encoder: Encoder, streams: bool) -> Ranges:
     from data_pipeline.phrases import masked_features, padded_batches
     from speech_gru.phrase_training import training_phrases
 
-    ranges, source = Ranges(), training_phrases(run.config, run.labels, run.front_end)
-    batches = list(islice(padded_batches(source, _BATCH, run.front_end.fft_size), 4 * CALIBRATION_BATCHES))
-    for batch in batches[:: max(1, len(batches) // CALIBRATION_BATCHES)]:
+    ranges, source = Ranges(), _Some(training_phrases(run.config, run.labels, run.front_end), CALIBRATION_PHRASES)
+    for batch in padded_batches(source, _BATCH, run.front_end.fft_size):
         features, frames = masked_features(run.front_end, tf.constant(batch.audio), tf.constant(batch.samples))
         transcribe(features.numpy(), encoder, ranges, None if streams else frames.numpy())
     return ranges

@@ -17,6 +17,13 @@ PROOFS = [
 ]
 
 
+CTC = {
+    "corpus": {"path": "data/an4", "shards": "s", "tokens": "characters"},
+    "model": {"head": "ctc", "units": 96, "bidirectional": False},
+    "export": {"window_seconds": 4},
+}
+
+
 def sections(card: str) -> dict[str, str]:
     """Heading -> text."""
     parts = [part.partition("\n") for part in ("\n" + card).split("\n## ")]
@@ -143,6 +150,7 @@ def test_front_end(make_facts):
         ({}, {"noise": None}, "Trained with noise at 0 to 25 dB, if the corpus had any"),
         ({}, {}, "is told to be `_unknown_`"),
         ({}, {"labels": ("ja", "nein")}, "is taken for one of its words"),
+        (CTC, {"labels": ("", " ", "a")}, "Speech of other words is written as it sounds, not always rightly"),
     ],
 )
 def test_limits(make_facts, config, changed, words):
@@ -153,13 +161,6 @@ def test_how_to_run_it(make_facts):
     text = sections(model_card(make_facts(), PROOFS))["How to run it"]
     assert "speech-gru recognize model.tflite some.wav" in text
     assert "speech_gru.Recognizer(file).recognize(samples)" in text
-
-
-CTC = {
-    "corpus": {"path": "data/an4", "shards": "s", "tokens": "characters"},
-    "model": {"head": "ctc", "units": 96, "bidirectional": False},
-    "export": {"window_seconds": 4},
-}
 
 
 def test_phrases(make_facts):

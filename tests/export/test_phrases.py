@@ -24,6 +24,7 @@ from export.reference import Range, Ranges, classify_stream, transcribe
 from speech_gru import PhraseRecognizer
 from speech_gru.artefact import Artefact, inspect_file
 from speech_gru.phrase_recognizer import log_softmax
+from speech_gru.phrase_training import training_phrases
 from speech_gru.run import Run, load_run
 
 RATE, WINDOW = 8000, 8000
@@ -50,9 +51,7 @@ def write_corpus(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def make_run(tmp_path_factory):
     """A function (whether it is bidirectional) -> the directory of a run that knows characters."""
-    from speech_gru.config import Config, dump_config
-    from speech_gru.run import build_from_config
-    from speech_gru.training import _save
+    from speech_gru.config import Config
 
     root = tmp_path_factory.mktemp("phrase_runs")
     write_corpus(root / "corpus")
@@ -70,18 +69,26 @@ def make_run(tmp_path_factory):
         if folder.exists():
             return folder
         prepare(config.corpus)
-        labels = ("", " ", "a", "b")
-        front_end, recognizer = build_from_config(config, len(labels))
-        front_end.adapt(np.random.default_rng(1).normal(0, 0.2, (8, RATE)).astype(np.float32))
-        model, rng = recognizer.get_layer("encoder_and_head"), np.random.default_rng(2)
-        model.set_weights([rng.normal(0, 0.8, weight.shape) for weight in model.get_weights()])
-        folder.mkdir()
-        (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-        (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
-        _save(recognizer, folder / "model.keras")
+        write_run(folder, config, ("", " ", "a", "b"))
         return folder
 
     return make
+
+
+def write_run(folder: Path, config, labels: tuple[str, ...]) -> None:
+    """What a training leaves, with random weights."""
+    from speech_gru.config import dump_config
+    from speech_gru.run import build_from_config
+    from speech_gru.training import _save
+
+    front_end, recognizer = build_from_config(config, len(labels))
+    front_end.adapt(np.random.default_rng(1).normal(0, 0.2, (8, RATE)).astype(np.float32))
+    model, rng = recognizer.get_layer("encoder_and_head"), np.random.default_rng(2)
+    model.set_weights([rng.normal(0, 0.8, weight.shape) for weight in model.get_weights()])
+    folder.mkdir()
+    (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+    _save(recognizer, folder / "model.keras")
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +201,9 @@ def test_it_can_be_sent_to_another_process(gathered):
 @pytest.mark.parametrize("seconds", [0.25, 0.04, 0.02])
 def test_no_phrase_fits(make_run, tmp_path, seconds):
     """0.04 s are a step, 0.02 s a frame."""
-    with pytest.raises(UserError, match=r"shards: no test phrase fits into export\.window_seconds; raise it"):
+    with pytest.raises(
+        UserError, match=r"shards: no test phrase with a word fits into export\.window_seconds; raise it"
+    ):
         gather_here(make_run(False), tmp_path, f"export.window_seconds={seconds}")
 
 
@@ -202,6 +211,60 @@ def test_of_many_phrases_some_of_all_lengths_are_chosen(make_run, tmp_path, monk
     monkeypatch.setattr(phrases, "PROOF_PHRASES", 3)
     subject = gather_here(make_run(False), tmp_path, "export.window_seconds=2")
     assert subject.material.samples.tolist() == [2400, 5600, 11200]
+
+
+@pytest.fixture(scope="module")
+def composed_run(tiny_config, tmp_path_factory) -> Path:
+    """A run whose phrases are composed of the words of tiny_config."""
+    from speech_gru.config import Config
+    from speech_gru.phrase_training import output_labels
+
+    values = tiny_config.model_dump(mode="json") | {
+        "compose": {"phrases": 40, "validation_phrases": 12, "words": (0, 3), "unknown_probability": 0},
+        "model": {"head": "ctc", "units": 6, "layers": 1, "subsampling": 2, "bidirectional": False},
+        "export": {"window_seconds": 4},
+    }
+    folder, config = tmp_path_factory.mktemp("composed") / "run", Config(**values)
+    write_run(folder, config, output_labels(config))
+    return folder
+
+
+def test_composed_phrases(composed_run, tmp_path, monkeypatch):
+    """Of the proof and of the ranges: some of all numbers of words, not the shortest alone."""
+    monkeypatch.setattr(phrases, "PROOF_PHRASES", 5)
+    monkeypatch.setattr(phrases, "CALIBRATION_PHRASES", 7)
+    subject = gather_here(composed_run, tmp_path)
+    assert len(subject.truth) == 5
+    assert {len(text.split()) for text in subject.truth} >= {0, 1, 3}
+    assert subject.facts.clips == sum(len(text.split()) for text in subject.truth)
+    assert set(subject.facts.counts["test"]) == {*tiny_words(subject), "_unknown_", "_silence_"}
+    about = subject.material.description
+    assert (about.tokens, about.labels[0]) == ("words", "")
+    run = load_run(composed_run)
+    source = phrases._Some(training_phrases(run.config, run.labels, run.front_end), 7)
+    assert sorted(source.size(0, number) for number in range(7))[::6] == [1, 3], "silence is one clip, too"
+    features = [run.front_end(audio_of(source, number)).numpy() for number in range(7)]
+    highest = max(item.max() for item in features)
+    assert subject.material.ranges["features"].high == pytest.approx(highest, rel=1e-4)
+
+
+def tiny_words(subject: material.Subject) -> tuple[str, ...]:
+    return subject.facts.labels[1:]
+
+
+def audio_of(source, number: int) -> np.ndarray:
+    return source.read(0, number)[0][None] / np.float32(32768)
+
+
+def test_only_silence(composed_run, tmp_path):
+    """Accuracy is of words; nobody said any."""
+    folder = shutil.copytree(composed_run, tmp_path / "run")
+    config = (folder / "config.yaml").read_text(encoding="utf-8")
+    (folder / "config.yaml").write_text(
+        config.replace("unknown_probability: 0.0", "unknown_probability: 1.0"), encoding="utf-8"
+    )
+    with pytest.raises(UserError, match="no test phrase with a word fits"):
+        gather_here(folder, tmp_path)
 
 
 def test_words_have_thresholds_but_phrases_do_not(make_run, tmp_path):
