@@ -69,7 +69,8 @@ def _counts(facts: Facts) -> str:
 
 def _figures(facts: Facts, proofs: list[Proof]) -> str:
     whose = f" of other prepared clips than the model's own ({facts.shards})" if facts.shards else ""
-    unit = "words in the phrases" if facts.config["model"]["head"] == "ctc" else "clips"
+    seconds = facts.config["export"]["window_seconds"]
+    unit = f"words in phrases of at most {seconds:g} s" if facts.config["model"]["head"] == "ctc" else "clips"
     right = f"{facts.correct} right ({facts.correct / facts.clips:.2%})"
     if facts.correct_with_thresholds is not None:
         share = facts.correct_with_thresholds / facts.clips

@@ -174,7 +174,9 @@ def test_phrases(make_facts):
         *(["_phrase_", "900", "100"], ["_silence_", "9", "0"]),
         ["all", "909", "100"],
     ]
-    assert "On the 200 words in the phrases of the test split; the trained model gets 190 right" in found["Figures"]
+    assert (
+        "On the 200 words in phrases of at most 4 s of the test split; the trained model gets 190" in found["Figures"]
+    )
     assert "By label" not in found["Figures"]
     assert "one channel, at most 4 s at once" in found["Front end"]
     assert "`speech_gru.PhraseRecognizer(file)`: `transcribe(samples)`" in found["How to run it"]

@@ -361,17 +361,21 @@ def test_the_runs_own_phrases_are_gone(make_run, tmp_path):
 # End to end
 
 
-@pytest.fixture(scope="module")
-def exported(make_run, tmp_path_factory):
-    """Folder and proofs of a run that can stream, made in this process."""
-    out = tmp_path_factory.mktemp("exported")
+def export_here(run: Path, out: Path, *only: str, overrides: tuple[str, ...] = ()) -> dict:
+    """The proofs of artefacts made in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(matrix, "in_child", lambda function, *arguments: function(*arguments))
         for module in (material, matrix):
             patch.setattr(module, "start_on_cpu", lambda **_: None)
-        kinds = ("saved_model", "float32", "int16x8", "stream_float32", "micro")
-        proofs = matrix.export_run(make_run(False), out, only=kinds)
-    return out, {proof.artefact: proof for proof in proofs}
+        proofs = matrix.export_run(run, out, only=only, overrides=overrides)
+    return {proof.artefact: proof for proof in proofs}
+
+
+@pytest.fixture(scope="module")
+def exported(make_run, tmp_path_factory):
+    """Folder and proofs of a run that can stream."""
+    out = tmp_path_factory.mktemp("exported")
+    return out, export_here(make_run(False), out, "saved_model", "float32", "int16x8", "stream_float32", "micro")
 
 
 def test_artefacts(exported, gathered):
@@ -406,9 +410,23 @@ def test_report_and_card(exported):
         *("saved_model", "float32", "int16x8", "stream_float32", "micro")
     ]
     card = (out / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert "On the 8 words in the phrases of the test split" in card
+    assert "On the 8 words in phrases of at most 1 s of the test split" in card
     assert "speech_gru.PhraseRecognizer(file)" in card
     assert "speech-gru recognize model.tflite some.wav" in card
+
+
+def test_a_file_that_says_words_of_the_training_texts_alone(make_run, run, tmp_path):
+    proofs = export_here(make_run(False), tmp_path, "float32", overrides=("export.decoding=words",))
+    assert proofs["float32"].status == "proven"
+    recognizer, greedy = (
+        PhraseRecognizer(tmp_path / "model.tflite", decoding=decoding) for decoding in (None, "greedy")
+    )
+    heard, spelled = (
+        {word for audio in recorded(run) for word in item.transcribe(audio).split()} for item in (recognizer, greedy)
+    )
+    assert heard
+    assert heard <= {"a", "ab", "b", "ba"}
+    assert not spelled <= {"a", "ab", "b", "ba"}
 
 
 def test_weights_are_those_of_the_run(make_run, run):
