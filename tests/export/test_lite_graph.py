@@ -1,5 +1,7 @@
 """The parts of the graph, each alone in a file, against the NumPy reference."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
@@ -67,6 +69,61 @@ def test_gru_layer_in_integers(random_case, number_format, largest, mean):
     error = np.abs(np.array(run(graph.graph.model, inputs)) - expected)
     assert error.max() <= largest
     assert error.mean() <= mean
+
+
+@pytest.mark.parametrize("samples", [0, 99, 100, 455, 900, 1000])
+def test_what_ends_within_a_clip(random_case, samples):
+    graph = lite(random_case().encoder)
+    given = graph.graph.input("samples", (1, 1), Form("int32"))
+    graph.graph.output("mask", graph.within(given, np.arange(100, 1000, 100)))
+    (mask,) = run(graph.graph.model, np.array([[samples]], np.int32))
+    assert mask.tolist() == [[float(end <= samples)] for end in range(100, 1000, 100)]
+
+
+@pytest.mark.parametrize("number_format", ["float32", "int8", "int16x8"])
+@pytest.mark.parametrize("shape", [(5, 3), (1, 1, 5, 3)])
+def test_masks_are_exact(random_case, number_format, shape):
+    ranges = Ranges(given=Range(-3, 2, -3, 2))
+    graph = lite(random_case().encoder, number_format, ranges)
+    form, mask = graph.products_form("given"), np.array([[1], [1], [0], [1], [0]], np.float32)
+    given = graph.cast(graph.graph.input("given", shape), form)
+    graph.graph.output("as_it_is", graph.cast(graph.masked(given, None), FLOAT))
+    graph.graph.output("masked", graph.cast(graph.masked(given, graph.graph.input("mask", (5, 1))), FLOAT))
+    as_it_is, masked = run(graph.graph.model, np.clip(draw(*shape), -2, 2), mask)
+    np.testing.assert_array_equal(masked, as_it_is * mask)
+
+
+@pytest.mark.parametrize("candidate_bias", [0.3, 3])
+@pytest.mark.parametrize(
+    ("number_format", "largest"), [("float32", 1e-6), ("dynamic_range", 0.05), ("int8", 0.05), ("int16x8", 0.02)]
+)
+def test_a_masked_gru_layer(random_case, number_format, largest, candidate_bias):
+    """Backwards the state is zero until the clip's last step, also where biases are larger than the projections."""
+    mask, inputs, ranges = np.array([[1, 1, 1, 1, 0, 0, 0, 0, 0]], np.float32), 0.1 * draw(9, 5), Ranges()
+    layer = tuple(
+        replace(each, candidate_bias=candidate_bias * np.sign(draw(7)))
+        for each in random_case(bidirectional=True).encoder.layers[0]
+    )
+    ranges("features", inputs)
+    expected = [
+        gru(
+            inputs[None],
+            each,
+            backwards=bool(index),
+            watch=lambda name, values: ranges(f"gru_0/{name}", values),
+            mask=mask,
+        )[0]
+        for index, each in enumerate(layer)
+    ]
+    graph = lite(random_case(bidirectional=True).encoder, number_format, ranges)
+    given = graph.cast(graph.graph.input("inputs", (9, 5)), graph.products_form("features"))
+    within, zeros = graph.graph.input("mask", (9, 1)), [graph._zeros(7)] * 2
+    for index, direction in enumerate(graph.gru_layer(given, layer, "gru_0", zeros, within)):
+        graph.graph.output(f"states_{index}", graph.cast(graph.concatenate(direction, 0), FLOAT))
+    forwards, backwards = run(graph.graph.model, inputs, mask.T)
+    assert np.abs(forwards - expected[0])[:4].max() <= largest
+    assert np.abs(backwards - expected[1]).max() <= largest
+    assert not expected[1][4:].any()
 
 
 def test_steps_are_calls_of_one_graph(random_case):
