@@ -27,18 +27,25 @@ def describe_phrases(run: Run) -> Artefact:
     """What the float32 file for clips says about itself.
 
     Raises:
-        UserError: a threshold, which phrases don't have; or no words for the decoding "words".
+        UserError: a threshold, which phrases don't have; a window without a step; no words for the decoding "words".
     """
-    from speech_gru.phrase_training import token_kind
+    from speech_gru.phrase_training import step_samples, token_kind
 
     config = run.config
     if config.export.threshold:
         raise UserError("export.threshold is for single words; leave it out with model.head: ctc")
+    seconds, least = config.export.window_seconds, step_samples(config, run.front_end)
+    window = round(seconds * config.corpus.sample_rate)
+    if window < least:
+        raise UserError(
+            f"export.window_seconds: expected {least / config.corpus.sample_rate:g} at least, in which the model makes "
+            f"a step, got {seconds:g}"
+        )
     front_end = config.front_end.model_dump(mode="json")
     return Artefact(
         labels=run.labels,
         sample_rate=config.corpus.sample_rate,
-        clip_samples=round(config.export.window_seconds * config.corpus.sample_rate),
+        clip_samples=window,
         front_end=front_end,
         front_end_sha256=front_end_digest(front_end, config.corpus.sample_rate),
         head="ctc",

@@ -198,9 +198,15 @@ def test_it_can_be_sent_to_another_process(gathered):
     np.testing.assert_array_equal(again.material.samples, gathered(False).material.samples)
 
 
-@pytest.mark.parametrize("seconds", [0.25, 0.04, 0.02])
+@pytest.mark.parametrize("seconds", [0.039, 0.016, 0.001])
+def test_a_window_without_a_step(make_run, tmp_path, seconds):
+    message = rf"export\.window_seconds: expected 0\.04 at least, in which the model makes a step, got {seconds}"
+    with pytest.raises(UserError, match=message):
+        gather_here(make_run(False), tmp_path, f"export.window_seconds={seconds}")
+
+
+@pytest.mark.parametrize("seconds", [0.25, 0.04])
 def test_no_phrase_fits(make_run, tmp_path, seconds):
-    """0.04 s are a step, 0.02 s a frame."""
     with pytest.raises(
         UserError, match=r"shards: no test phrase with a word fits into export\.window_seconds; raise it"
     ):
