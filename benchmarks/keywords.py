@@ -34,6 +34,8 @@ def main() -> None:
     arguments = parser.parse_args()
     recognizer, clips = PhraseRecognizer(arguments.model), ClipIndex(arguments.shards, arguments.split)
     hits, alarms, said, hours = search_all(recognizer, clips, arguments.keywords)
+    if not said:
+        parser.error(f"none of the keywords is said in the {arguments.split} phrases; give words of their texts")
     thresholds, misses, rates = det_curve(hits, alarms, said, hours * len(arguments.keywords))
     table = new_table("false alarms per keyword and hour, at most", "missed", "threshold")
     for rate in RATES:
