@@ -6,7 +6,7 @@ overlap by half, of each of which the middle counts. How the audio is cut into c
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -15,12 +15,14 @@ import numpy as np
 from data_pipeline.audio import load_audio
 from data_pipeline.errors import UserError
 from speech_gru.artefact import Artefact
-from speech_gru.decoding import KeywordSpotter, Token, spell, text_of
+from speech_gru.decoding import KeywordSpotter, Occurrence, Token, align, spell, text_of
 from speech_gru.lite_file import LiteFile, as_float, steps_of
 from speech_gru.utterance import UtteranceDecoder, as_texts
 
 PAUSE_SECONDS = 1.0
 """After so long without a token an utterance is over, and is decoded."""
+BREAK_SECONDS = 0.4
+"""For a search a word ends where so long nothing is said, with or without a space."""
 LONGEST_SECONDS = 30.0
 """An utterance that goes on for longer is cut, where it is silent for longest: a beam search grows with it."""
 
@@ -150,7 +152,7 @@ class PhraseRecognizer:
         """Searches audio that goes on. Arguments and errors as for `find`."""
         about = self.description
         spelled = {phrase: spell(phrase, about.labels, about.tokens) for phrase in as_texts(phrases, "phrases")}
-        return SearchStream(self, KeywordSpotter(spelled, threshold=threshold))
+        return SearchStream(self, spelled, threshold)
 
     def rows(self) -> "Rows":
         """Audio that goes on -> log-probabilities."""
@@ -186,21 +188,73 @@ class _Stream:
 
 
 class SearchStream(_Stream):
-    """Occurrences of phrases (Found) in one stream of audio; see PhraseRecognizer.search."""
+    """Occurrences of phrases (Found) in one stream of audio; see PhraseRecognizer.search.
 
-    def __init__(self, recognizer: PhraseRecognizer, spotter: KeywordSpotter):
+    With tokens that are characters, whole words alone: "six" isn't said in "sixty". So a space is looked for behind a
+    phrase, and the most probable token before it must be one; a pause counts as a space, and so do both ends.
+
+    Args:
+        phrases: by name, their tokens.
+    """
+
+    def __init__(self, recognizer: PhraseRecognizer, phrases: Mapping[str, tuple[int, ...]], threshold: float):
         super().__init__(recognizer)
-        self._spotter = spotter
+        about = recognizer.description
+        self._space = about.labels.index(" ") if about.tokens == "characters" and " " in about.labels else None
+        ending = () if self._space is None else (self._space,)
+        self._phrases = {name: (*tokens, *ending) for name, tokens in phrases.items()}
+        self._spotter = KeywordSpotter(self._phrases, threshold=threshold)
+        self._boundary = np.full((1, len(about.labels)), -np.inf, np.float32)
+        self._boundary[0, self._space or 0] = 0
+        self._pause = max(1, round(BREAK_SECONDS / self._step_seconds))
+        self._kept = deque(maxlen=round(LONGEST_SECONDS / self._step_seconds))
+        """The newest rows that the spotter has been given, (tokens,) each, and the steps that they are of."""
+        self._begin()
+
+    def _begin(self) -> None:
+        self._kept.clear()
+        self._given, self._step, self._silent = 0, 0, 0
 
     def _decode(self, rows: np.ndarray) -> list[Found]:
-        return [self._timed(found) for found in self._spotter.feed(rows)]
+        found = []
+        for row in rows:
+            found += self._give(row[None])
+            self._step += 1
+            self._silent = self._silent + 1 if _is_silent(row) else 0
+            if self._silent == self._pause and self._space is not None:
+                found += self._give(self._boundary)
+        return found
 
     def _end(self) -> list[Found]:
-        return [self._timed(found) for found in self._spotter.finish()]
+        found = [] if self._space is None else self._give(self._boundary)
+        found += self._whole(self._spotter.finish())
+        self._begin()
+        return found
 
-    def _timed(self, found) -> Found:
-        step = self._step_seconds
-        return Found(found.phrase, found.score, found.start * step, found.end * step)
+    def _give(self, row: np.ndarray) -> list[Found]:
+        self._kept.append((row[0], self._step))
+        self._given += 1
+        return self._whole(self._spotter.feed(row))
+
+    def _whole(self, occurrences: list[Occurrence]) -> list[Found]:
+        """With their times, those that aren't a part of a longer word."""
+        first = self._given - len(self._kept)
+        kept, found = list(self._kept) if occurrences else [], []
+        for item in occurrences:
+            start, end = (max(0, place - first) for place in (item.start, item.end))
+            before = (row.argmax() for row, _ in reversed(kept[:start]))
+            if self._space is None or next(filter(None, before), self._space) == self._space:
+                found.append(self._timed(item, kept[start:end]))
+        return found
+
+    def _timed(self, item: Occurrence, kept: list[tuple[np.ndarray, int]]) -> Found:
+        """Times without the space behind."""
+        steps = [step for _, step in kept]
+        last = len(steps)
+        if self._space is not None and len(kept) == item.end - item.start:
+            last = align(np.array([row for row, _ in kept]), self._phrases[item.phrase])[-2].end
+        start, end = steps[0] * self._step_seconds, (steps[last - 1] + 1) * self._step_seconds
+        return Found(item.phrase, item.score, start, end)
 
 
 class TextStream(_Stream):
