@@ -467,7 +467,7 @@ class TestDecodings:
 
 class TestFind:
     def test_phrases_with_score_start_and_end(self, says):
-        recognizer, audio = says(path(SECOND + "-ab c-" + SECOND + SECOND + "d-ab-"))
+        recognizer, audio = says(path(SECOND + "-ab c-" + SECOND + SECOND + "d ab-"))
         found = recognizer.find(audio, ["ab", "ab c", "dd"])
         assert [(item.phrase, round(item.start / 0.04), round(item.end / 0.04)) for item in found] == [
             ("ab", 26, 28),
@@ -477,11 +477,30 @@ class TestFind:
         assert isinstance(found[0], Found)
         assert all(item.score == pytest.approx(0, abs=1e-6) for item in found)
 
+    @pytest.mark.parametrize(
+        ("rows", "places"),
+        [
+            ("abc ab", [4]),  # not in a longer word that begins so,
+            ("cab ab", [4]),  # nor in one that ends so
+            ("ab ab-- -ab", [0, 3, 9]),
+            ("c" + "-" * 10 + "ab" + "-" * 10 + "c", [11]),  # a pause is a space
+            ("c" + "-" * 5 + "ab", []),
+        ],
+    )
+    def test_whole_words(self, says, rows, places):
+        recognizer, audio = says(path(rows))
+        found = recognizer.find(audio, ["ab"])
+        assert [round(item.start / 0.04) for item in found] == places
+        assert [round(item.end / 0.04) for item in found] == [place + 2 for place in places]
+        search = recognizer.search(["ab"])
+        pieces = [item for start in range(0, len(audio), 100) for item in search.feed(audio[start : start + 100])]
+        assert pieces + search.finish() == found
+
     def test_the_threshold(self, says):
         recognizer, audio = says(path("-ab-"))
         assert recognizer.find(audio, ["ac"]) == []
         (found,) = recognizer.find(audio, ["ac"], threshold=-3)
-        assert found.score == pytest.approx(np.log(0.02 / 0.9) / 2, abs=0.01)
+        assert found.score == pytest.approx(np.log(0.02 / 0.9) / 3, abs=0.01)  # a, c, the space behind
         with pytest.raises(UserError, match="at most 0, got 1"):
             recognizer.find(audio, ["a"], threshold=1)
 
