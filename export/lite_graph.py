@@ -6,6 +6,7 @@ is what makes a WHILE slow. `export.reference` is what all of it must be equal t
 """
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from export.flatbuffer import FLOAT, Form, Graph, Quantization, Tensor
 from export.number_format import UNIT, NumberFormat, form_of, least_scale, quantize_bias, quantize_weights
 from export.reference import Ranges
 
+_CLOSED = -20.0
+"""What a gate takes for closed: its logistic function is 2e-9."""
 _RELU = 1  # schema.ActivationFunctionType.RELU
 
 
@@ -35,7 +38,12 @@ class LiteGraph:
 
     def gates_form(self, name: str) -> Form:
         """What the gates take as the activation of this name."""
-        return form_of(self.format.gates, self.ranges[name]) if self.format.is_integer else FLOAT
+        if not self.format.is_integer:
+            return FLOAT
+        found = self.ranges[name]
+        if self.encoder.is_ctc and self.encoder.bidirectional and name.endswith(("/projected", "/gates")):
+            found = replace(found, low=min(found.low, _CLOSED))
+        return form_of(self.format.gates, found)
 
     @property
     def state_form(self) -> Form:
@@ -90,16 +98,17 @@ class LiteGraph:
         return FLOAT if form == FLOAT else Form(form.dtype, Quantization(1 / highest[form.dtype]))
 
     def _resting(self, projected: Tensor, gru: Gru, mask: Tensor) -> Tensor:
-        """A layer's projections (steps, 3 units) with those by which a state of zero stays zero, where the mask is 0.
+        """A layer's projections (steps, 3 units) with those by which any state becomes zero, where the mask is 0.
 
-        With h = 0, and W x + b taken for zero, the reset gate is 1/2 and the candidate tanh(c_h / 2 + what is put in
-        its projection's place): minus c_h / 2. See export.reference.
+        Both gates closed: nothing of the old state stays, and the candidate sees nothing of it. Projections by which a
+        state of zero merely stays zero (minus c_h / 2 for the candidate) aren't enough: zero may not be stable, and the
+        rounding of integers grows from step to step.
         """
         form = projected.form
-        rest = np.concatenate([np.zeros(2 * gru.units, np.float32), -gru.candidate_bias / 2])[None]
-        quantized = self.graph.constant(rest)
+        closed = np.full(2 * gru.units, _CLOSED, np.float32)
+        rest = self.graph.constant(np.concatenate([closed, np.zeros(gru.units, np.float32)])[None])
         outside = self.graph.apply("SUB", [self.graph.constant(np.ones((1, 1), np.float32)), mask], mask.shape)
-        resting = self.combine("MUL", outside, quantized, FLOAT, shape=projected.shape)
+        resting = self.combine("MUL", outside, rest, FLOAT, shape=projected.shape)
         return self.combine("ADD", self.masked(projected, mask), self.cast(resting, form), form)
 
     # Layers

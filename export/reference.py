@@ -96,8 +96,6 @@ def gru(
     batch, steps, _ = inputs.shape
     projected = inputs @ weights.kernel + weights.bias
     watch("projected", projected)
-    if mask is not None and backwards:  # what files have in its place behind a clip's end, see LiteGraph._resting
-        watch("projected", -weights.candidate_bias / 2)
     bias = np.concatenate([np.zeros(2 * weights.units, np.float32), weights.candidate_bias])
     states = np.zeros((batch, steps, weights.units), np.float32)
     state = np.zeros((batch, weights.units), np.float32)

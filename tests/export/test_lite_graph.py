@@ -115,7 +115,7 @@ def test_a_masked_gru_layer(random_case, number_format, largest, candidate_bias)
         )[0]
         for index, each in enumerate(layer)
     ]
-    graph = lite(random_case(bidirectional=True).encoder, number_format, ranges)
+    graph = lite(random_case(bidirectional=True, head="ctc").encoder, number_format, ranges)
     given = graph.cast(graph.graph.input("inputs", (9, 5)), graph.products_form("features"))
     within, zeros = graph.graph.input("mask", (9, 1)), [graph._zeros(7)] * 2
     for index, direction in enumerate(graph.gru_layer(given, layer, "gru_0", zeros, within)):
