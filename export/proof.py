@@ -67,7 +67,7 @@ def judge(name: str, file: str, reading: Reading, subject: Subject, number_forma
     settings = facts.config["export"]
     faults = [
         _fault(clips, number_format, settings),
-        _loss(facts.correct - correct, count, number_format, settings),
+        _loss(facts.correct - correct, count, unit, number_format, settings),
         stream and _stream_fault(stream, number_format, settings),
     ]
     reason = next(filter(None, faults), "")
@@ -177,12 +177,12 @@ def _logits_fault(compared: _Comparison, number_format: str, settings: dict) -> 
     return f"its logits differ by up to {compared.difference:.2g} (export.logits_tolerance is {tolerance:g})"
 
 
-def _loss(lost: int, clips: int, number_format: str, settings: dict) -> str:
-    """What is wrong with an artefact's accuracy, `lost` clips below its model's; empty if nothing is."""
-    if number_format == "float32" or lost <= _allowed(settings["accuracy_loss"][number_format], clips):
+def _loss(lost: int, count: int, unit: str, number_format: str, settings: dict) -> str:
+    """What is wrong with an artefact's accuracy, `lost` clips or words below its model's; empty if nothing is."""
+    if number_format == "float32" or lost <= _allowed(settings["accuracy_loss"][number_format], count):
         return ""
     return (
-        f"it gets {lost} fewer of {clips} clips right than its model, {100 * lost / clips:.2f} points "
+        f"it gets {lost} fewer of {count} {unit} right than its model, {100 * lost / count:.2f} points "
         f"(export.accuracy_loss.{number_format} is {settings['accuracy_loss'][number_format]:g})"
     )
 
