@@ -154,7 +154,7 @@ def test_written_and_read(results, tmp_path):
 
 def test_reproduce_asks_for_a_row_that_is_there(results, capsys):
     assert results.reproduce("nothing/0/model") == 2
-    assert "nothing/0/model: no such row in results.csv; expected one of: bigru_base/0/" in capsys.readouterr().err
+    assert "nothing/0/model: no such row in results.csv; expected one of: an4/0/model, " in capsys.readouterr().err
 
 
 def test_reproduce_without_any_rows(results, capsys, tmp_path, monkeypatch):
