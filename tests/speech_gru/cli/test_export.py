@@ -54,6 +54,7 @@ PROVEN = Proof(
     clips=200,
     largest_difference=3.2e-6,
     equal_decisions=199,
+    decisions=200,
     correct=190,
     accuracy=0.95,
     accuracy_interval=(0.9104, 0.9726),
