@@ -402,6 +402,41 @@ def build_waveform_augmentation(
     Args:
         noise: see BackgroundNoise; None or empty: no noise is added.
     """
+    parts = _waveform_parts(settings, sample_rate, noise)
+
+    def augment(audio: Tensor, seed: Tensor) -> Tensor:
+        for number, part in parts.items():
+            audio = part(audio, tf.random.experimental.stateless_fold_in(seed, number))
+        return audio
+
+    return augment
+
+
+def build_phrase_augmentation(
+    settings: AugmentSettings, sample_rate: int, noise: np.ndarray | None = None
+) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The same for clips of their own lengths: (audio, seed, lengths) -> audio, lengths; none is shifted.
+
+    Arguments as above; lengths are int32 (batch,), and zeros come after.
+    """
+    parts = _waveform_parts(settings.model_copy(update={"time_shift_ms": 0.0}), sample_rate, noise)
+
+    def augment(audio: Tensor, seed: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        for number, part in parts.items():
+            own_seed = tf.random.experimental.stateless_fold_in(seed, number)
+            if isinstance(part, Speed):
+                audio, lengths = part.from_start(audio, own_seed, lengths)
+            elif isinstance(part, BackgroundNoise):
+                audio = part(audio, own_seed, lengths)
+            else:
+                audio = part(audio, own_seed)
+        return audio, lengths
+
+    return augment
+
+
+def _waveform_parts(settings: AugmentSettings, sample_rate: int, noise: np.ndarray | None) -> dict[int, _Augmentation]:
+    """By the number that its draws hang on: a part switched off leaves those of the others as they are."""
     parts = {}
     if settings.speed not in (None, (1, 1)):
         parts[0] = Speed(*settings.speed)
@@ -411,14 +446,7 @@ def build_waveform_augmentation(
         parts[2] = BackgroundNoise(noise, settings.noise_probability, *settings.snr_db)
     if settings.gain_db not in (None, (0, 0)):
         parts[3] = Gain(*settings.gain_db)
-
-    def augment(audio: Tensor, seed: Tensor) -> Tensor:
-        for number, part in parts.items():
-            # By its number: a part switched off leaves the draws of the others as they are.
-            audio = part(audio, tf.random.experimental.stateless_fold_in(seed, number))
-        return audio
-
-    return augment
+    return parts
 
 
 def build_feature_augmentation(settings: AugmentSettings) -> Callable[..., tuple[Tensor, Tensor]]:

@@ -154,6 +154,11 @@ class FrontEnd(keras.layers.Layer):
             )
         return frames
 
+    def frames_within(self, samples):
+        """Frames that lie within clips of so many samples, an int or integers of any backend; 0 where there is none."""
+        frames = (samples - self.fft_size) // self.hop + 1
+        return max(0, frames) if isinstance(frames, int) else ops.maximum(0, frames)
+
     def compute_output_shape(self, input_shape):
         batch, samples = input_shape
         return (batch, None if samples is None else self.frame_count(samples), self.feature_count)

@@ -13,13 +13,7 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
-from data_pipeline.augmentation import (
-    BackgroundNoise,
-    Gain,
-    Microphone,
-    Speed,
-    build_feature_augmentation,
-)
+from data_pipeline.augmentation import Microphone, Speed, build_feature_augmentation, build_phrase_augmentation
 from data_pipeline.clip_index import ClipIndex
 from data_pipeline.dataset import fold_in
 from data_pipeline.errors import UserError
@@ -171,10 +165,7 @@ class PhraseData:
 
     def _map(self, host: int) -> Callable[..., tuple[tf.Tensor, ...]]:
         augment = self.augment
-        has_noise = augment.noise_probability and len(self.noise)
-        speed = Speed(*augment.speed) if augment.speed not in (None, (1, 1)) else None
-        noise = BackgroundNoise(self.noise, augment.noise_probability, *augment.snr_db) if has_noise else None
-        gain = Gain(*augment.gain_db) if augment.gain_db not in (None, (0, 0)) else None
+        augment_waveforms = build_phrase_augmentation(augment, self.front_end.sample_rate, self.noise)
         share = augment.microphone_probability
         microphone = Microphone(share, self.front_end.bin_hz) if share else None
         augment_features = build_feature_augmentation(augment)
@@ -183,12 +174,7 @@ class PhraseData:
             key = tf.stack([tf.cast(self.seed, tf.int64), step])
             key = fold_in(key, 100 + host) if host else key
             audio = tf.cast(pcm, tf.float32) / 32768.0
-            if speed is not None:
-                audio, samples = speed.from_start(audio, fold_in(key, 0), samples)
-            if noise is not None:
-                audio = noise(audio, fold_in(key, 2), samples)
-            if gain is not None:
-                audio = gain(audio, fold_in(key, 3))
+            audio, samples = augment_waveforms(audio, key, samples)
             response = None if microphone is None else microphone(audio, fold_in(key, 4))
             features, frames = masked_features(self.front_end, audio, samples, response)
             augmented, _ = augment_features(features, tf.zeros((1, 1)), key, frames)
@@ -215,7 +201,7 @@ def masked_features(
     if audio.dtype == tf.int16:
         audio = tf.cast(audio, tf.float32) / 32768.0
     features = front_end(audio, response)
-    frames = tf.maximum(0, (samples - front_end.fft_size) // front_end.hop + 1)
+    frames = front_end.frames_within(samples)
     return features * _mask(features, frames), frames
 
 
@@ -279,7 +265,7 @@ def open_usable(shards: Path, spell: Speller, front_end: FrontEnd, subsampling: 
     """
 
     def is_usable(samples: int, text: str) -> bool:
-        frames = max(0, (Speed.shortened(samples, fastest) - front_end.fft_size) // front_end.hop + 1)
+        frames = front_end.frames_within(Speed.shortened(samples, fastest))
         return spell.is_complete(text) and max(1, steps_needed(spell(text))) <= frames // subsampling
 
     phrases = RecordedPhrases(ClipIndex(shards, "train"), front_end.sample_rate, is_usable)

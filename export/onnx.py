@@ -50,7 +50,7 @@ def write_onnx(encoder: Encoder, front_end: FrontEndState, clip_samples: int, fi
             # So that it reads its variables here: of a constant from outside of the graph tf2onnx makes an input.
             layer.normalization.finalize_state()
         if samples is not None:
-            return {"logits": graph.transcribe(layer(audio), graph.count_frames(samples))}
+            return {"logits": graph.transcribe(layer(audio), layer.frames_within(samples))}
         return {"logits": graph.from_features(layer(audio))}
 
     tf2onnx.convert.from_function(

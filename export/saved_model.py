@@ -56,10 +56,6 @@ class InferenceGraph(tf.Module):
         """With a CTC head: (batch, frames, features) and frames (batch,) -> logits (batch, steps, labels)."""
         return self._encode(features, frames) @ self.encoder.head + self.encoder.head_bias
 
-    def count_frames(self, samples: tf.Tensor) -> tf.Tensor:
-        """Of clips of so many samples."""
-        return tf.maximum(0, (samples - self.front_end.fft_size) // self.front_end.hop + 1)
-
     def embed(self, features: tf.Tensor) -> tf.Tensor:
         """(batch, frames, features) -> (batch, channels)."""
         return self._pool(self._encode(features))
@@ -181,10 +177,10 @@ def _phrase_signatures(graph: InferenceGraph) -> dict[str, tuple]:
         return graph.transcribe(padded, frames)[:, : count // subsampling]
 
     def logits(audio: tf.Tensor, samples: tf.Tensor) -> tf.Tensor:
-        return transcribe(graph.front_end(audio), graph.count_frames(samples))
+        return transcribe(graph.front_end(audio), graph.front_end.frames_within(samples))
 
     def features_of(audio: tf.Tensor, samples: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"features": graph.front_end(audio), "frames": graph.count_frames(samples)}
+        return {"features": graph.front_end(audio), "frames": graph.front_end.frames_within(samples)}
 
     return {
         "serving_default": (

@@ -150,8 +150,7 @@ def build_recognizer(front_end: FrontEnd, model: keras.Model, clip_samples: int)
         return keras.Model(audio, model(front_end(audio)), name="recognizer")
     audio = keras.Input((None,), dtype="float32", name="audio")
     samples = keras.Input((), dtype="int32", name="samples")
-    frames = ops.maximum(0, (samples - front_end.fft_size) // front_end.hop + 1)
-    return keras.Model([audio, samples], model([front_end(audio), frames]), name="recognizer")
+    return keras.Model([audio, samples], model([front_end(audio), front_end.frames_within(samples)]), name="recognizer")
 
 
 def multiply_adds(model: keras.Model, frames: int | None = None) -> int:

@@ -67,8 +67,8 @@ def phrase_predictor(run: Run) -> PredictPhrases:
 
     def predict(audio: np.ndarray, samples: np.ndarray) -> list[np.ndarray]:
         rows = graph(tf.constant(audio / np.float32(32768)), tf.constant(samples)).numpy()
-        frames = np.maximum(0, (samples - front_end.fft_size) // front_end.hop + 1)
-        return [row[:steps] for row, steps in zip(rows, frames // subsampling, strict=True)]
+        steps = np.asarray(front_end.frames_within(samples)) // subsampling
+        return [row[:count] for row, count in zip(rows, steps, strict=True)]
 
     return predict
 
