@@ -83,10 +83,7 @@ class Material:
 
     def joined_clips(self) -> np.ndarray:
         """(samples,) float32: some clips end to end, for a stream."""
-        clips = np.load(self.clips, mmap_mode="r")
-        if self.samples is None:
-            return joined(clips, PROOF_CLIPS_JOINED)[0]
-        return _end_to_end(clips, self.samples)
+        return _end_to_end(np.load(self.clips, mmap_mode="r"), self.samples)
 
     def ranges_for(self, format: NumberFormat, streams: bool = False) -> Ranges:
         """The ranges that a number format needs; floats need none.
@@ -192,8 +189,7 @@ def gather(folder: Path, shards: Path | None, overrides: tuple[str, ...], scratc
         logits, truth, samples = predict_phrases(run, shards or own, split, description, scratch)
     else:
         logits, truth = _predict(run, shards or own, split, scratch)
-    clips = np.load(scratch / CLIPS, mmap_mode="r")
-    together = joined(clips, PROOF_CLIPS_JOINED)[0] if samples is None else _end_to_end(clips, samples)
+    together = _end_to_end(np.load(scratch / CLIPS, mmap_mode="r"), samples)
     stream = _stream(run.front_end, state, encoder, description)
     material = Material(
         encoder,
@@ -237,8 +233,10 @@ def count_right(decided: np.ndarray, expected: np.ndarray) -> tuple[int, int]:
     return max(0, said - sum(counts.values())), said
 
 
-def _end_to_end(clips: np.ndarray, samples: np.ndarray) -> np.ndarray:
-    """(samples,) float32: some clips of their own lengths one after the other."""
+def _end_to_end(clips: np.ndarray, samples: np.ndarray | None) -> np.ndarray:
+    """(samples,) float32: some clips one after the other, each of its own length, or all of them whole."""
+    if samples is None:
+        return joined(clips, PROOF_CLIPS_JOINED)[0]
     return np.concatenate([clip[:count] for clip, count in zip(clips[:PROOF_CLIPS_JOINED], samples, strict=False)])
 
 
@@ -258,26 +256,27 @@ def describe_run(run: Run) -> Artefact:
     Raises UserError if there is a threshold, but no label for what stays below it.
     """
     config = run.config
-    if config.model.head == "ctc":
-        return describe_phrases(run)
-    if config.export.threshold and UNKNOWN not in run.labels:
-        raise UserError(
-            f"export.threshold ({config.export.threshold:g}) makes unsure words {UNKNOWN}, a label that this run "
-            f"doesn't have; it knows: {', '.join(run.labels)}. Pass --set export.threshold=0, or train with "
-            "corpus.unknown_share above 0"
-        )
     front_end = config.front_end.model_dump(mode="json")
-    words = [label for label in run.labels if not label.startswith("_")]
-    return Artefact(
+    description = Artefact(
         labels=run.labels,
         sample_rate=config.corpus.sample_rate,
         clip_samples=config.corpus.clip_samples,
-        thresholds=dict.fromkeys(words, config.export.threshold) if config.export.threshold else {},
         front_end=front_end,
         front_end_sha256=front_end_digest(front_end, config.corpus.sample_rate),
         run=run.folder.resolve().name,
         version=__version__,
     )
+    if config.model.head == "ctc":
+        return describe_phrases(run, description)
+    threshold = config.export.threshold
+    if threshold and UNKNOWN not in run.labels:
+        raise UserError(
+            f"export.threshold ({threshold:g}) makes unsure words {UNKNOWN}, a label that this run "
+            f"doesn't have; it knows: {', '.join(run.labels)}. Pass --set export.threshold=0, or train with "
+            "corpus.unknown_share above 0"
+        )
+    words = [label for label in run.labels if not label.startswith("_")]
+    return replace(description, thresholds=dict.fromkeys(words, threshold) if threshold else {})
 
 
 def _stream(front_end: FrontEnd, state: FrontEndState, encoder: Encoder, description: Artefact) -> Stream | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,7 @@ import numpy as np
 from data_pipeline.errors import UserError
 from export.encoder import Encoder
 from export.reference import Ranges, transcribe
-from speech_gru import __version__
-from speech_gru.artefact import Artefact, front_end_digest
+from speech_gru.artefact import Artefact
 
 if TYPE_CHECKING:  # a process that writes or measures a file starts without Keras
     from data_pipeline.phrases import PhraseSource
@@ -23,56 +23,40 @@ PROOF_PHRASES = 500
 CALIBRATION_PHRASES, _BATCH = 512, 32
 
 
-def describe_phrases(run: Run) -> Artefact:
+def describe_phrases(run: Run, clip: Artefact) -> Artefact:
     """What the float32 file for clips says about itself.
+
+    Args:
+        clip: what a classifier's file would say.
 
     Raises:
         UserError: a threshold, which phrases don't have; a window without a step; no words for the decoding "words".
     """
-    from speech_gru.phrase_training import step_samples, token_kind
+    from speech_gru.phrase_training import known_words, least_samples, token_kind
 
     config = run.config
     if config.export.threshold:
         raise UserError("export.threshold is for single words; leave it out with model.head: ctc")
-    seconds, least = config.export.window_seconds, step_samples(config, run.front_end)
+    seconds, least = config.export.window_seconds, least_samples(config, run.front_end)
     window = round(seconds * config.corpus.sample_rate)
     if window < least:
         raise UserError(
             f"export.window_seconds: expected {least / config.corpus.sample_rate:g} at least, in which the model makes "
             f"a step, got {seconds:g}"
         )
-    front_end = config.front_end.model_dump(mode="json")
-    return Artefact(
-        labels=run.labels,
-        sample_rate=config.corpus.sample_rate,
+    words = known_words(config, run.labels) if config.export.decoding == "words" else ()
+    if config.export.decoding == "words" and not words:
+        raise UserError("export.decoding: words needs texts of words, and these are phonemes; take greedy or beam")
+    return replace(
+        clip,
         clip_samples=window,
-        front_end=front_end,
-        front_end_sha256=front_end_digest(front_end, config.corpus.sample_rate),
         head="ctc",
         frame_samples=run.front_end.fft_size,
         hop_samples=run.front_end.hop,
         step_samples=run.front_end.hop * config.model.subsampling,
         tokens=token_kind(config),
         decoding=config.export.decoding,
-        words=_words(run) if config.export.decoding == "words" else (),
-        run=run.folder.resolve().name,
-        version=__version__,
-    )
-
-
-def _words(run: Run) -> tuple[str, ...]:
-    """All words of the training texts."""
-    from data_pipeline.labels import PHRASE
-    from data_pipeline.manifest import read_manifest
-    from speech_gru.phrase_training import token_kind
-
-    if token_kind(run.config) == "phonemes":
-        raise UserError("export.decoding: words needs texts of words, and these are phonemes; take greedy or beam")
-    if run.config.compose is not None:
-        return run.labels[1:]
-    rows = read_manifest(run.config.corpus.shards)
-    return tuple(
-        sorted({word for row in rows if row.split == "train" and row.label == PHRASE for word in row.text.split()})
+        words=words,
     )
 
 
@@ -87,13 +71,11 @@ def predict_phrases(
         UserError: no phrases, or none in which something is said fits.
     """
     from data_pipeline.phrases import padded_batches
-    from speech_gru.config import Config
-    from speech_gru.phrase_training import measured_phrases, step_samples
+    from speech_gru.phrase_training import least_samples, measured_phrases
     from speech_gru.report import phrase_predictor
 
-    window, shortest = description.clip_samples, step_samples(run.config, run.front_end)
-    config: Config = run.config.model_copy(update={"corpus": run.config.corpus.model_copy(update={"shards": shards})})
-    source, predict = _Some(measured_phrases(config, split), PROOF_PHRASES), phrase_predictor(run)
+    window, shortest = description.clip_samples, least_samples(run.config, run.front_end)
+    source, predict = _Some(measured_phrases(run.config, split, shards), PROOF_PHRASES), phrase_predictor(run)
     clips, samples, texts, rows = [], [], [], []
     for batch in padded_batches(source, _BATCH, window):
         fits = (batch.samples <= window) & (batch.samples >= shortest)

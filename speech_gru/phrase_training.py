@@ -1,5 +1,7 @@
 """What a phrase recogniser (a CTC head) is trained on, and how it is measured while it is trained."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -8,6 +10,8 @@ from data_pipeline.clip_index import ClipIndex
 from data_pipeline.compose import ComposedPhrases
 from data_pipeline.dataset import read_labels, read_noise
 from data_pipeline.front_end import FrontEnd
+from data_pipeline.labels import PHRASE
+from data_pipeline.manifest import read_manifest
 from data_pipeline.phrases import (
     PhraseData,
     PhraseSource,
@@ -52,15 +56,32 @@ def training_phrases(config: Config, labels: tuple[str, ...], front_end: FrontEn
     return open_usable(shards, Speller(labels, token_kind(config)), front_end, config.model.subsampling, fastest)
 
 
-def measured_phrases(config: Config, split: str) -> PhraseSource:
-    """A split's phrases, all of them, or so many composed ones. Raises UserError if there are none."""
+def measured_phrases(config: Config, split: str, shards: Path | None = None) -> PhraseSource:
+    """A split's phrases, all of them, or so many composed ones. Raises UserError if there are none.
+
+    Args:
+        shards: other clips than those that the experiment trains on.
+    """
+    shards, rate = shards or config.corpus.shards, config.corpus.sample_rate
     if config.compose is None:
-        return open_recorded(config.corpus.shards, split, config.corpus.sample_rate)
-    clips, count = ClipIndex(config.corpus.shards, split), config.compose.validation_phrases
-    return ComposedPhrases(clips, config.compose, config.corpus.sample_rate, 0, count)
+        return open_recorded(shards, split, rate)
+    return ComposedPhrases(ClipIndex(shards, split), config.compose, rate, 0, config.compose.validation_phrases)
 
 
-def step_samples(config: Config, front_end: FrontEnd) -> int:
+def known_words(config: Config, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """What may be said, for the decoding "words": the words that the training texts are made of; none of phonemes.
+
+    Raises:
+        UserError: the tokens are characters, and the training texts aren't there any more.
+    """
+    kind = token_kind(config)
+    if kind != "characters":
+        return labels[1:] if kind == "words" else ()
+    texts = {row.text for row in read_manifest(config.corpus.shards) if row.split == "train" and row.label == PHRASE}
+    return tuple(sorted({word for text in texts for word in text.split()}))
+
+
+def least_samples(config: Config, front_end: FrontEnd) -> int:
     """Samples from which on audio has a step of the model; no GRU runs without any."""
     return front_end.fft_size + (config.model.subsampling - 1) * front_end.hop
 
@@ -87,7 +108,7 @@ class PhraseValidator:
         self.subsampling = config.model.subsampling
         self.spell, source = Speller(labels, self.kind), measured_phrases(config, "validation")
         self.batches, self.texts, self.origins = [], [], []
-        shortest = step_samples(config, front_end)
+        shortest = least_samples(config, front_end)
         for batch in padded_batches(source, config.training.validation_batch_size, shortest):
             features, frames = masked_features(front_end, tf.constant(batch.audio), tf.constant(batch.samples))
             self.batches.append((features.numpy(), frames.numpy(), pad([self.spell(text) for text in batch.texts])))

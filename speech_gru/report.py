@@ -10,7 +10,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.files import write_text
 from data_pipeline.manifest import read_manifest
 from speech_gru.evaluation import Predict, predict_split, write_report
-from speech_gru.phrase_training import measured_phrases, step_samples, token_kind
+from speech_gru.phrase_training import least_samples, measured_phrases, token_kind
 from speech_gru.run import Run, load_run
 from speech_gru.tensorboard import log_embeddings, log_hparams, log_results, log_transcripts
 from speech_gru.transcripts import PredictPhrases, transcribe, write_transcripts
@@ -51,7 +51,7 @@ def _report_clips(run: Run, split: str) -> dict:
 
 
 def _report_phrases(run: Run, split: str) -> dict:
-    source, shortest = measured_phrases(run.config, split), step_samples(run.config, run.front_end)
+    source, shortest = measured_phrases(run.config, split), least_samples(run.config, run.front_end)
     transcripts = transcribe(source, run.labels, token_kind(run.config), phrase_predictor(run), shortest)
     log_transcripts(run, split, transcripts, source)
     return write_transcripts(transcripts, run.folder / "report" / split)

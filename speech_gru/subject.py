@@ -20,10 +20,10 @@ from speech_gru.config import Config, load_config
 from speech_gru.evaluation import Predict
 from speech_gru.lite_file import LiteFile
 from speech_gru.phrase_recognizer import PhraseRecognizer
-from speech_gru.phrase_training import measured_phrases, step_samples, token_kind
+from speech_gru.phrase_training import known_words, least_samples, measured_phrases, token_kind
 from speech_gru.recognizer import Recognizer
 from speech_gru.report import phrase_predictor, predictor
-from speech_gru.run import Run, load_run
+from speech_gru.run import load_run
 from speech_gru.streaming import StreamingRecognizer
 from speech_gru.transcripts import PredictPhrases
 from speech_gru.utterance import UtteranceDecoder
@@ -90,7 +90,7 @@ class PhraseSubject:
             return RecordedPhrases(clips, self.sample_rate)
         if config is None or config.compose is None:
             raise UserError(f"{shards} holds single words; expected phrases, prepared with corpus.tokens")
-        return measured_phrases(_with_shards(config, shards), split)
+        return measured_phrases(config, split, shards)
 
     def corpus_settings(self, corpus: Path, shards: Path) -> CorpusSettings:
         """How a corpus is prepared for it."""
@@ -117,10 +117,6 @@ def _own_config(run: Path) -> Config:
     return load_config(run / "config.yaml")
 
 
-def _with_shards(config: Config, shards: Path) -> Config:
-    return config.model_copy(update={"corpus": config.corpus.model_copy(update={"shards": shards})})
-
-
 def is_for_phrases(path: Path) -> bool:
     """Whether a run or a file has a CTC head. Raises UserError for what is no file of speech_gru."""
     if path.is_dir():
@@ -141,9 +137,9 @@ def load_phrase_subject(path: Path, decoding: str | None = None) -> PhraseSubjec
         run = load_run(path)
         kind, decoding = token_kind(run.config), decoding or run.config.export.decoding
         decoder = UtteranceDecoder(
-            run.labels, kind, decoding, words=_training_words(run) if decoding == "words" else ()
+            run.labels, kind, decoding, words=known_words(run.config, run.labels) if decoding == "words" else ()
         )
-        shortest = step_samples(run.config, run.front_end)
+        shortest = least_samples(run.config, run.front_end)
         rate = run.config.corpus.sample_rate
         return PhraseSubject(phrase_predictor(run), decoder, rate, shortest, path / "report", path)
     file = LiteFile(path)
@@ -156,16 +152,6 @@ def load_phrase_subject(path: Path, decoding: str | None = None) -> PhraseSubjec
         path.parent / "report",
         path.resolve().parent.parent,
     )
-
-
-def _training_words(run: Run) -> tuple[str, ...]:
-    """What may be said, for the decoding "words": the words of the training texts; none where they are the tokens."""
-    if token_kind(run.config) != "characters":
-        return ()
-    texts = {
-        row.text for row in read_manifest(run.config.corpus.shards) if row.split == "train" and row.label == PHRASE
-    }
-    return tuple(sorted({word for text in texts for word in text.split()}))
 
 
 def _phrase_predictor(recognizer: PhraseRecognizer) -> PredictPhrases:

@@ -193,8 +193,9 @@ def test_composed_phrases(tiny_config, tmp_path, measured, tiny_shards):
 
 def test_words_of_the_training_texts(run, measured, tmp_path):
     """Where tokens are characters, a run takes them from its shards."""
+    from speech_gru.phrase_training import known_words
     from speech_gru.run import load_run
-    from speech_gru.subject import _training_words, load_phrase_subject
+    from speech_gru.subject import load_phrase_subject
 
     config = load_config(run / "config.yaml")
     root = tmp_path / "characters"
@@ -204,7 +205,8 @@ def test_words_of_the_training_texts(run, measured, tmp_path):
     train_run(Config(**values), root / "run")
     subject = load_phrase_subject(root / "run", "words")
     assert subject.decoder.kind == "characters"
-    assert _training_words(load_run(root / "run")) == ("höre", "ja", "nein")
+    trained = load_run(root / "run")
+    assert known_words(trained.config, trained.labels) == ("höre", "ja", "nein")
     table = root / "run" / "report" / "test-words" / "transcripts.csv"
     assert measured(root / "run", "--decoding", "words")["phrases"] == 9
     with table.open(encoding="utf-8", newline="") as file:
