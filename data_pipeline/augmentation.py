@@ -200,13 +200,12 @@ class FreshSilence(_Augmentation):
     def call(self, audio: Tensor, seed: Tensor, silent: Tensor) -> Tensor:
         """`silent`: bool (batch,), which clips to replace."""
         recorded_seed, generated_seed, choice_seed, level_seed = tf.unstack(tf.random.split(seed, 4))
-        cut = tf.where(
-            _uniform(audio, choice_seed, 0, 1) < 0.5,
-            _cut(self._recorded, audio, recorded_seed),
-            _cut(self._generated, audio, generated_seed),
-        )
-        level = 10 ** (_uniform(audio, level_seed, *self._LEVEL_DB) / 20)
-        return tf.where(silent[:, tf.newaxis], cut * level / 32768.0, audio)
+        places = tf.where(silent)[:, 0]  # few of a batch: the others' cuts needn't be made
+        is_recorded = tf.gather(_uniform(audio, choice_seed, 0, 1) < 0.5, places)
+        recorded = _cut(self._recorded, audio, recorded_seed, places)
+        cut = tf.where(is_recorded, recorded, _cut(self._generated, audio, generated_seed, places))
+        level = 10 ** (tf.gather(_uniform(audio, level_seed, *self._LEVEL_DB), places) / 20)
+        return tf.tensor_scatter_nd_update(audio, places[:, None], cut * level / 32768.0)
 
 
 class FreshUnknown(_Augmentation):
@@ -232,26 +231,34 @@ class FreshUnknown(_Augmentation):
         def of(values, distance):
             return tf.roll(values, distance, axis=0)
 
-        begin, end = _level(of(audio, first)), _level(of(audio, second))
-        place = _uniform(audio, place_seed, 0.35, 0.65)
-        joined = self._joined(begin, end, place, begin_seed, end_seed)
         # Two halves of one command may be that command.
         differ = (of(labels, first) != of(labels, second)) | of(unknown, first)
         spoken = ~of(silent, first) & ~of(silent, second)
         choice = _uniform(audio, choice_seed, 0, 1)[:, 0]
         is_joined = unknown & spoken & differ & (choice < self._SHARE * (1 - self._BACKWARDS))
         is_backwards = unknown & spoken & (choice > 1 - self._SHARE * self._BACKWARDS)
-        backwards = tf.where(is_backwards[:, None], begin[:, ::-1], audio)
-        return tf.where(is_joined[:, None], joined, backwards)
+        # Few of a batch: the others' needn't be made.
+        joined, backwards = (tf.where(chosen)[:, 0] for chosen in (is_joined, is_backwards))
+        numbers = tf.range(clips)
+        begin, end = (_level(tf.gather(audio, tf.gather(of(numbers, other), joined))) for other in (first, second))
+        drawn = (_uniform(audio, place_seed, 0.35, 0.65), *self._apart(audio, begin_seed, end_seed))
+        made = self._joined(begin, end, *(tf.gather(values, joined) for values in drawn))
+        turned = _level(tf.gather(audio, tf.gather(of(numbers, first), backwards)))[:, ::-1]
+        return tf.tensor_scatter_nd_update(
+            audio, tf.concat([joined, backwards], axis=0)[:, None], tf.concat([made, turned], axis=0)
+        )
 
-    def _joined(self, begin: Tensor, end: Tensor, place: Tensor, begin_seed: Tensor, end_seed: Tensor) -> Tensor:
+    def _apart(self, audio: Tensor, begin_seed: Tensor, end_seed: Tensor) -> tuple[Tensor, Tensor]:
+        """So many samples before and after the joint lie the two clips' middles: (batch,) each."""
+        apart = self._APART_SECONDS * self.sample_rate
+        return _uniform(audio, begin_seed, 0, apart)[:, 0], _uniform(audio, end_seed, 0, apart)[:, 0]
+
+    def _joined(self, begin: Tensor, end: Tensor, place: Tensor, before: Tensor, after: Tensor) -> Tensor:
         """`begin` up to `place`, a share of the clip, and `end` from there; their middles lie a little apart."""
         samples = tf.cast(tf.shape(begin)[1], tf.float32)
         middle = (place[:, 0] - 0.5) * samples
-        apart = self._APART_SECONDS * self.sample_rate
-        before = middle - _uniform(begin, begin_seed, 0, apart)[:, 0]
-        after = middle + _uniform(end, end_seed, 0, apart)[:, 0]
-        begin, end = _earlier(begin, -tf.cast(before, tf.int32)), _earlier(end, -tf.cast(after, tf.int32))
+        begin = _earlier(begin, -tf.cast(middle - before, tf.int32))
+        end = _earlier(end, -tf.cast(middle + after, tf.int32))
         distance = tf.range(samples)[None] - place * samples
         weight = tf.clip_by_value(0.5 + distance / (self._OVERLAP_SECONDS * self.sample_rate), 0, 1)
         return begin * (1 - weight) + end * weight
@@ -267,13 +274,18 @@ def _rows(noise: np.ndarray) -> Tensor:
     return _on_cpu(np.resize(noise, max(1, len(noise) // _ROW) * _ROW).reshape(-1, _ROW))
 
 
-def _cut(rows: Tensor, audio: Tensor, seed: Tensor) -> Tensor:
-    """A random cut of the noise for each clip: (batch, samples) float32 at the noise's own scale."""
+def _cut(rows: Tensor, audio: Tensor, seed: Tensor, places: Tensor | None = None) -> Tensor:
+    """A random cut of the noise for each clip: (batch, samples) float32 at the noise's own scale.
+
+    Args:
+        places: (n,) int64, the clips that need one; None: all.
+    """
     batch, samples = tf.unstack(tf.shape(audio))
     needed, count = -(-samples // _ROW), tf.shape(rows)[0]
     start = tf.random.stateless_uniform((batch, 1), seed, 0, tf.maximum(1, count - needed + 1), tf.int32)
+    start = start if places is None else tf.gather(start, places)
     noise = tf.gather(rows, (start + tf.range(needed)) % count)
-    return tf.cast(tf.reshape(noise, (batch, -1))[:, :samples], tf.float32)
+    return tf.cast(tf.reshape(noise, (-1, needed * _ROW))[:, :samples], tf.float32)
 
 
 def _coloured_noise(exponent: float, samples: int, generator: np.random.Generator) -> np.ndarray:

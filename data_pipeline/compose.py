@@ -13,6 +13,7 @@ from data_pipeline.audio import AudioError, to_pcm16
 from data_pipeline.clip_index import ClipIndex
 from data_pipeline.errors import UserError
 from data_pipeline.files import written_aside
+from data_pipeline.grammar import Sentences
 from data_pipeline.labels import SILENCE, UNKNOWN
 from data_pipeline.manifest import write_table
 from data_pipeline.noise import NOISE_MINUTES, find_noise, noise_stretch, read_stretch
@@ -75,8 +76,6 @@ class ComposedPhrases:
 
     def _sentences(self, grammar: dict[str, Sequence[str]]) -> Callable[[np.random.Generator], list[str]]:
         """Draws a sentence's words."""
-        from speech_gru.decoding.grammar import Sentences  # the decoders are on top of this package, not below it
-
         if not grammar:
             raise UserError("compose.grammar: expected a rule at least, got none; leave it out for any words")
         rules = {_composed(name): [_composed(text) for text in rule] for name, rule in grammar.items()}

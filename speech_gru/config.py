@@ -63,6 +63,10 @@ class TrainingSettings(Settings):
 
     initial: UserPath | None = None
     """A finished run with the same front end and encoder, whose encoder's weights are where this one's begin."""
+    teachers: tuple[UserPath, ...] = ()
+    """Finished runs with the same labels and front end, whose mean probabilities are learned beside the labels."""
+    distillation: Share = 0.7
+    """The teachers' share in what a clip shall be called; the label has the rest. Without teachers of no effect."""
     epochs: Annotated[int, Field(ge=1)] = 40
     batch_size: Annotated[int, Field(ge=1)] = 128
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -243,6 +247,7 @@ class Config(Settings):
             "augment.preceding_ms": self.augment.preceding_ms,
             "augment.fresh_unknown": self.augment.fresh_unknown,
             "training.class_balance": self.training.class_balance,
+            "training.teachers": self.training.teachers,
             "training.xla": self.training.xla,
             "front_end.deltas": self.front_end.deltas,
         }

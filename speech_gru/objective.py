@@ -17,10 +17,16 @@ _NEVER = -1e30
 """The logarithm of a probability of 0: finite, and so far below all others that nothing comes near it."""
 
 
-def build_objective(config: Config) -> Objective:
-    """What the experiment's head is trained with."""
+def build_objective(config: Config, teachers: Callable | None = None) -> Objective:
+    """What the experiment's head is trained with.
+
+    Args:
+        teachers: see DistillationObjective; None: the labels alone.
+    """
     if config.model.head == "ctc":
         return CtcObjective(config.model.subsampling)
+    if teachers is not None:
+        return DistillationObjective(config.training.label_smoothing, teachers, config.training.distillation)
     return ClassificationObjective(config.training.label_smoothing)
 
 
@@ -34,7 +40,29 @@ class ClassificationObjective:
 
     def __call__(self, model, features, labels, weights):
         logits = model(features, training=True)
-        return self.loss(labels, logits) * weights, ops.argmax(logits, axis=1) == ops.argmax(labels, axis=1)
+        losses = self.losses(features, labels, logits)
+        return losses * weights, ops.argmax(logits, axis=1) == ops.argmax(labels, axis=1)
+
+    def losses(self, features, labels, logits):
+        """Each clip's own, (batch,)."""
+        return self.loss(labels, logits)
+
+
+class DistillationObjective(ClassificationObjective):
+    """Cross-entropy with the labels and with what teachers say (Hinton et al. 2015, arXiv:1503.02531; temperature 1).
+
+    Args:
+        teachers: features -> probabilities (batch, labels); see speech_gru.teachers.
+        share: of the teachers in the loss.
+    """
+
+    def __init__(self, label_smoothing: float, teachers: Callable, share: float):
+        super().__init__(label_smoothing)
+        self.teachers, self.share = teachers, share
+
+    def losses(self, features, labels, logits):
+        taught = keras.losses.categorical_crossentropy(self.teachers(features), logits, from_logits=True)
+        return (1 - self.share) * self.loss(labels, logits) + self.share * taught
 
 
 class CtcObjective:

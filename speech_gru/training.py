@@ -46,6 +46,7 @@ from speech_gru.optimization import build_optimizer, class_weights
 from speech_gru.phrase_training import PhraseValidator, output_labels, phrase_data, training_phrases
 from speech_gru.run import take_encoder
 from speech_gru.step import build_step
+from speech_gru.teachers import Teachers, teachers_digest
 from speech_gru.tensorboard import TensorBoard
 
 STATISTICS_CLIPS = 4096
@@ -192,7 +193,7 @@ def _train(
         validate,
         _schedule(config, plan),
         folder / "checkpoints",
-        identity={"data": shards_digest(config.corpus.shards), "labels": list(plan.labels), "precision": plan.policy},
+        identity=_identity(config, plan),
         monitors=(shown, *monitors),
         report=report,
     )
@@ -207,6 +208,12 @@ def _train(
         for checkpoint in list_checkpoints(loop.folder):
             checkpoint.unlink()
     return history
+
+
+def _identity(config: Config, plan: Plan) -> dict:
+    """What must be the same for a run to go on."""
+    identity = {"data": shards_digest(config.corpus.shards), "labels": list(plan.labels), "precision": plan.policy}
+    return identity | ({"teachers": teachers_digest(config.training.teachers)} if config.training.teachers else {})
 
 
 def build_learner(config: Config, plan: Plan, front_end: FrontEnd) -> Learner:
@@ -227,7 +234,7 @@ def build_learner(config: Config, plan: Plan, front_end: FrontEnd) -> Learner:
         step = build_step(
             model,
             optimizer,
-            build_objective(config),
+            build_objective(config, Teachers(config, plan.labels, front_end) if settings.teachers else None),
             clip_norm=settings.clip_norm,
             batch_size=settings.batch_size,
             strategy=strategy,

@@ -269,7 +269,12 @@ class TestPhrases:
     @pytest.mark.parametrize(
         "setting",
         [
-            *("augment.mixup=0.2", "augment.preceding_ms=100", "augment.fresh_unknown=true"),
+            *(
+                "augment.mixup=0.2",
+                "augment.preceding_ms=100",
+                "augment.fresh_unknown=true",
+                "training.teachers=[runs/a]",
+            ),
             *("training.class_balance=0.5", "training.xla=true", "front_end.deltas=1"),
         ],
     )

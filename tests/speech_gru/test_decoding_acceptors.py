@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.errors import UserError
+from data_pipeline.grammar import LONGEST_SENTENCE, Sentences
 from speech_gru.decoding import (
     Acceptor,
     acceptor_of_grammar,
@@ -17,7 +18,6 @@ from speech_gru.decoding import (
     spell,
     text_of,
 )
-from speech_gru.decoding.grammar import LONGEST_SENTENCE, Sentences
 
 few = settings(max_examples=60, deadline=None)
 sequences = st.lists(st.lists(st.integers(1, 2), min_size=1, max_size=3).map(tuple), min_size=1, max_size=4)

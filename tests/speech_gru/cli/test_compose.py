@@ -10,10 +10,10 @@ import soundfile
 
 from data_pipeline import compose as module
 from data_pipeline.clip_index import ClipIndex
+from data_pipeline.grammar import Sentences
 from data_pipeline.prepare import prepare
 from data_pipeline.settings import ComposeSettings, CorpusSettings
 from speech_gru.config import load_config
-from speech_gru.decoding.grammar import Sentences
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "phrases.md"
 WORDS = {"tief", "mittel", "höher"}

@@ -1,0 +1,69 @@
+"""Distillation (Hinton et al. 2015, arXiv:1503.02531): what finished runs make of a batch, for another to learn."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from keras import ops
+
+from data_pipeline.errors import UserError
+from data_pipeline.front_end import FrontEnd
+from speech_gru.config import Config
+from speech_gru.run import Run, load_run
+
+
+class Teachers:
+    """Finished runs, whose mean probabilities are what a student learns beside the labels.
+
+    They are given the features that the student is trained on, augmented as they are: a view of their own of each clip
+    would have it learn what it can't see (Beyer et al. 2022, arXiv:2106.05237).
+
+    Args:
+        config: the student's.
+        labels: the student's.
+        front_end: the student's, adapted.
+
+    Raises:
+        UserError: a folder holds no finished run of whole clips, or one with other labels or features.
+    """
+
+    def __init__(self, config: Config, labels: Sequence[str], front_end: FrontEnd):
+        runs = [load_run(folder) for folder in config.training.teachers]
+        for run in runs:
+            _check(run, config, labels, front_end)
+        self.models = [run.recognizer.get_layer("encoder_and_head") for run in runs]
+
+    def __call__(self, features):
+        """(batch, frames, features) -> (batch, labels) float32; of more frames than a clip has the last ones count."""
+        own = [features[:, -model.input_shape[1] :] for model in self.models]
+        opinions = [ops.softmax(model(seen, training=False)) for model, seen in zip(self.models, own, strict=True)]
+        return sum(opinions) / len(opinions)
+
+
+def teachers_digest(folders: Sequence[Path]) -> list[str]:
+    """Tells whether the teachers are still the same."""
+    return [hashlib.sha256((folder / "model.keras").read_bytes()).hexdigest()[:16] for folder in folders]
+
+
+def _check(run: Run, config: Config, labels: Sequence[str], front_end: FrontEnd) -> None:
+    theirs = run.config
+    compared = {
+        "model.head": ("classification", theirs.model.head),
+        "labels": (", ".join(labels), ", ".join(run.labels)),
+        "corpus.sample_rate": (config.corpus.sample_rate, theirs.corpus.sample_rate),
+        "corpus.clip_seconds": (config.corpus.clip_seconds, theirs.corpus.clip_seconds),
+        "front_end": (config.front_end, theirs.front_end),
+    }
+    for name, (needed, found) in compared.items():
+        if needed != found:
+            raise UserError(
+                f"training.teachers: {run.folder} differs in {name}: expected {needed}, but there it is {found}; "
+                "a teacher hears and says what its student does"
+            )
+    for ours, its in zip(front_end.weights, run.front_end.weights, strict=True):
+        if not np.allclose(ops.convert_to_numpy(ours), ops.convert_to_numpy(its), rtol=1e-3, atol=1e-3):
+            raise UserError(
+                f"training.teachers: the features of {run.folder} were normalised with another corpus; "
+                f"train the teacher on {config.corpus.shards}"
+            )

@@ -1,0 +1,181 @@
+"""Distillation: what teachers say of a batch, who can be one, and that a student learns from them."""
+
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from data_pipeline.errors import UserError
+from speech_gru.config import Config, dump_config
+from speech_gru.loop import Monitor
+from speech_gru.objective import ClassificationObjective, DistillationObjective, build_objective
+from speech_gru.run import load_run
+from speech_gru.teachers import Teachers, teachers_digest
+from speech_gru.training import adapted_front_end, plan_training, train
+
+
+def changed(config: Config, section: str, **values) -> Config:
+    part = getattr(config, section)
+    return config.model_copy(update={section: type(part).model_validate(part.model_dump() | values)})
+
+
+@pytest.fixture(scope="module")
+def light_config(tiny_config, tiny_run) -> Config:
+    """A student of tiny_run: two short epochs of a model that TensorFlow has soon compiled."""
+    light = changed(tiny_config, "model", units=5, layers=1, bidirectional=False, pooling="last", dropout=0.3)
+    light = changed(light, "training", epochs=2, warmup_epochs=0.5, ema=0.6, checkpoint_steps=3, teachers=[tiny_run])
+    return changed(light, "tensorboard", image_epochs=0, augmented_clips=0, pr_curves=False)
+
+
+@pytest.fixture(scope="module")
+def labels(tiny_run) -> tuple[str, ...]:
+    return load_run(tiny_run).labels
+
+
+@pytest.fixture(scope="module")
+def front_end(tiny_config):
+    return adapted_front_end(tiny_config)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def run(config: Config, folder, *monitors: Monitor):
+    return train(config, plan_training(config), folder, monitors=monitors, report=lambda line: None)
+
+
+def trained_weights(folder) -> list[np.ndarray]:
+    return load_run(folder).recognizer.get_layer("encoder_and_head").get_weights()
+
+
+class StoppedError(Exception):
+    """Stands for the end of a process: nobody handles it."""
+
+
+class StopAt(Monitor):
+    def __init__(self, at: int):
+        self.at = at
+
+    def step(self, step, told):
+        if step == self.at:
+            raise StoppedError
+
+
+def test_they_say_the_mean_of_their_probabilities(tiny_run, tiny_stream_run, tiny_config, labels, front_end):
+    config = changed(tiny_config, "training", teachers=[tiny_run, tiny_stream_run])
+    frames = front_end.frame_count(config.corpus.clip_samples)
+    features = np.random.default_rng(0).normal(size=(3, frames, front_end.feature_count)).astype(np.float32)
+    expected = np.mean(
+        [
+            softmax(load_run(folder).recognizer.get_layer("encoder_and_head").predict(features, verbose=0))
+            for folder in (tiny_run, tiny_stream_run)
+        ],
+        axis=0,
+    )
+    teachers = Teachers(config, labels, front_end)
+    np.testing.assert_allclose(teachers(features), expected, atol=1e-6)
+    preceded = np.concatenate([np.full_like(features[:, :4], 9), features], axis=1)
+    np.testing.assert_allclose(teachers(preceded), expected, atol=1e-6)
+
+
+def test_the_loss_is_shared_between_label_and_teachers():
+    rng = np.random.default_rng(1)
+    logits, said = rng.normal(size=(4, 3)).astype(np.float32), softmax(rng.normal(size=(4, 3))).astype(np.float32)
+    labels, weights = np.eye(3, dtype=np.float32)[[0, 2, 1, 1]], np.float32([1, 2, 0, 1])
+    log_probs = np.log(softmax(logits))
+    hard, soft = -((0.9 * labels + 0.1 / 3) * log_probs).sum(axis=1), -(said * log_probs).sum(axis=1)
+    objective = DistillationObjective(0.1, lambda features: tf.constant(said), 0.25)
+    losses, correct = objective(lambda features, training: tf.constant(logits), None, labels, weights)
+    np.testing.assert_allclose(losses, (0.75 * hard + 0.25 * soft) * weights, rtol=1e-5)
+    np.testing.assert_array_equal(correct, logits.argmax(axis=1) == labels.argmax(axis=1))
+
+
+def test_the_objective_distils_if_there_are_teachers(light_config):
+    assert type(build_objective(light_config)) is ClassificationObjective
+    objective = build_objective(light_config, lambda features: None)
+    assert isinstance(objective, DistillationObjective)
+    assert objective.share == light_config.training.distillation
+
+
+def test_a_student_learns_what_its_teacher_says_and_the_teacher_nothing(light_config, tiny_run, tmp_path):
+    """Labels count for nothing here, so that all it knows is the teacher's."""
+    before = (tiny_run / "model.keras").read_bytes()
+    config = changed(light_config, "training", epochs=12, learning_rate=0.05, distillation=1)
+    figures = run(config, tmp_path / "run")
+    assert figures[-1]["validation_accuracy"] > 0.8
+    assert (tiny_run / "model.keras").read_bytes() == before
+
+
+def test_a_stopped_run_ends_as_if_it_had_never_been_stopped(light_config, tmp_path):
+    history = run(light_config, tmp_path / "whole")
+    for at in (4, 9):
+        with pytest.raises(StoppedError):
+            run(light_config, tmp_path / "stopped", StopAt(at))
+    assert run(light_config, tmp_path / "stopped") == history
+    for one, two in zip(trained_weights(tmp_path / "whole"), trained_weights(tmp_path / "stopped"), strict=True):
+        assert one.tobytes() == two.tobytes()
+
+
+def test_a_run_does_not_go_on_with_a_teacher_that_has_changed(light_config, tiny_run, tiny_stream_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "teacher")
+    config = changed(light_config, "training", teachers=[tmp_path / "teacher"])
+    with pytest.raises(StoppedError):
+        run(config, tmp_path / "run", StopAt(4))
+    model = load_run(tiny_run).recognizer
+    weights = model.get_weights()
+    model.set_weights([*weights[:-1], weights[-1] + 1])
+    model.save(tmp_path / "teacher" / "model.keras")
+    assert teachers_digest([tmp_path / "teacher"]) != teachers_digest([tiny_run])
+    with pytest.raises(UserError, match=r"the run began with other data or precision, .*teachers: "):
+        run(config, tmp_path / "run")
+
+
+class TestRefused:
+    def refused(self, config, labels, front_end, match):
+        with pytest.raises(UserError, match=match):
+            Teachers(config, labels, front_end)
+
+    def test_no_finished_run(self, light_config, labels, front_end, tmp_path):
+        config = changed(light_config, "training", teachers=[tmp_path])
+        self.refused(config, labels, front_end, "is no finished run")
+
+    def test_other_labels(self, light_config, labels, front_end):
+        self.refused(
+            light_config, [*labels[:-1], "neu"], front_end, r"differs in labels: expected .*neu, but there it is "
+        )
+
+    @pytest.mark.parametrize(
+        ("section", "values", "named"),
+        [
+            ("front_end", {"hop_ms": 20}, "front_end: expected .*hop_ms=20"),
+            ("corpus", {"clip_seconds": 0.6}, r"corpus.clip_seconds: expected 0\.6, but there it is 0\.5"),
+            ("corpus", {"sample_rate": 16000}, "corpus.sample_rate: expected 16000, but there it is 8000"),
+        ],
+    )
+    def test_other_features(self, light_config, labels, front_end, section, values, named):
+        self.refused(changed(light_config, section, **values), labels, front_end, f"differs in {named}")
+
+    def test_a_recogniser_of_phrases(self, light_config, labels, front_end, tiny_run, monkeypatch):
+        other = load_run(tiny_run)
+        phrases = other.config.model_copy(update={"model": other.config.model.model_copy(update={"head": "ctc"})})
+        monkeypatch.setattr(
+            "speech_gru.teachers.load_run", lambda folder: type(other)(**vars(other) | {"config": phrases})
+        )
+        self.refused(
+            light_config, labels, front_end, "differs in model.head: expected classification, but there it is ctc"
+        )
+
+    def test_features_of_another_corpus(self, light_config, labels, tiny_config):
+        other = adapted_front_end(tiny_config)
+        other.normalization.adapt_mean.assign(other.normalization.adapt_mean + 1)
+        self.refused(light_config, labels, other, "were normalised with another corpus; train the teacher on")
+
+
+def test_the_config_reads_them_back(light_config, tmp_path):
+    (tmp_path / "config.yaml").write_text(dump_config(light_config), encoding="utf-8")
+    from speech_gru.config import load_config
+
+    assert load_config(tmp_path / "config.yaml").training.teachers == light_config.training.teachers
