@@ -2,7 +2,8 @@
 
     python benchmarks/results.py add RUN          rows for a run and its exported artefacts
     python benchmarks/results.py tables           writes the tables in README.md and docs/ anew
-    python benchmarks/results.py reproduce ROW    trains that row's config again, exports it and compares
+    python benchmarks/results.py reproduce ROW    trains that row's config again, and the runs that it begins with or
+                                                  learns from if they aren't there; exports it and compares
 
 A row is named CONFIG/SEED/ARTEFACT, such as gru_stream/0/stream_int8; `reproduce` succeeds if the accuracy that it
 finds lies within the row's 95 % interval.
@@ -20,6 +21,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from speech_gru.commit import recorded_commits
+from speech_gru.config import SHIPPED, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results.csv"
@@ -182,6 +184,16 @@ def add(run: Path) -> None:
     write_results(sorted([*old, *new], key=lambda item: (item.config, item.seed)), RESULTS)
 
 
+def missing_runs(config: str) -> list[str]:
+    """The shipped experiments that this one begins with or learns from and that aren't trained, in their order."""
+    training = load_config(config).training
+    missing = []
+    for folder in filter(None, (training.initial, *training.teachers)):
+        if not (ROOT / folder / "model.keras").is_file() and (SHIPPED / f"{folder.name}.yaml").is_file():
+            missing += [*missing_runs(folder.name), folder.name]
+    return list(dict.fromkeys(missing))
+
+
 def reproduce(name: str) -> int:
     """Trains, exports and compares; 0 if the accuracy lies within the row's interval, 2 if there is no such row."""
     rows = {item.name: item for item in read_results(RESULTS)} if RESULTS.is_file() else {}
@@ -193,7 +205,9 @@ def reproduce(name: str) -> int:
         run = Path(folder) / row.config
         program = [sys.executable, "-m", "speech_gru"]
         only = [] if row.artefact == "model" else ["--only", row.artefact]
+        before = [[verb, needed] for needed in missing_runs(row.config) for verb in ("prepare", "train")]
         steps = (
+            *before,
             ["prepare", row.config],
             ["train", row.config, "--set", f"seed={row.seed}", "--out", str(run)],
             ["export", str(run), *(only or ["--only", "float32"])],

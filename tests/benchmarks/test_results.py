@@ -174,7 +174,7 @@ class TestReproduce:
         def execute(command, **options):
             verb = command[3]
             commands.append(verb)
-            if verb == "train":
+            if verb == "train" and "--out" in command:
                 shutil.copytree(run, command[command.index("--out") + 1])
             return subprocess.CompletedProcess(command, codes.get(verb, 0))
 
@@ -185,6 +185,20 @@ class TestReproduce:
         assert results.reproduce("demo/3/float32") == 0
         assert told[0] == ["prepare", "train", "export"]
         assert "promised 90.00% (80.00% to 95.00%), found 90.00%" in capsys.readouterr().out
+
+    def test_the_runs_that_it_needs_are_trained_first(self, results, told, tmp_path, monkeypatch):
+        monkeypatch.setattr(results, "ROOT", tmp_path)
+        monkeypatch.setattr(results, "SHIPPED", tmp_path)
+        monkeypatch.setattr(results, "load_config", lambda name: load_config(tmp_path / f"{name}.yaml"))
+        needs = {"demo": "{initial: runs/first}", "first": "{teachers: [runs/second, runs/mine]}", "second": "{}"}
+        for name, training in needs.items():
+            (tmp_path / f"{name}.yaml").write_text(f"corpus: {{path: a, shards: b}}\ntraining: {training}\n")
+        assert results.missing_runs("demo") == ["second", "first"]  # no experiment is called mine
+        assert results.reproduce("demo/3/float32") == 0
+        assert told[0] == ["prepare", "train"] * 2 + ["prepare", "train", "export"]
+        (tmp_path / "runs" / "first").mkdir(parents=True)
+        (tmp_path / "runs" / "first" / "model.keras").touch()
+        assert results.missing_runs("demo") == []
 
     def test_clips_set_aside_are_no_failure(self, results, told):
         told[1]["prepare"] = 3
