@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from data_pipeline.labels import CONTROLS
+
 
 def normalize_text(text: str) -> str:
     """How words are compared: composed Unicode (NFC), one space for any white space, none at the ends."""
@@ -79,6 +81,8 @@ class CorpusSettings(Settings):
             raise ValueError(f"both validation_speakers and test_speakers have {', '.join(both)}")
         if "" in self.words:
             raise ValueError("one of the words is empty")
+        if unprintable := [word for word in self.words if CONTROLS.search(word)]:
+            raise ValueError(f"words: expected words without control characters, got {unprintable[0]!a}")
         if self.tokens and self.words:
             raise ValueError("words are for clips of a word each; with tokens leave them out, the texts say them")
         for reserved in ("_unknown_", "_silence_", "_background_noise_"):

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from data_pipeline.errors import UserError
+from data_pipeline.labels import CONTROLS
 from data_pipeline.tokens import KINDS as KINDS_OF_TOKENS
 
 METADATA_NAME = "speech_gru"
@@ -25,8 +26,6 @@ _BLANK = "0" * 64
 _TFLITE = b"TFL3"
 """At offset 4 of every TFLite file."""
 _FOUND = re.compile(rb'\{"speech_gru": (\d{1,4}), "sha256": "([0-9a-f]{64})", [^\n]*')
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""What a label can't hold: a terminal would obey it, a list's line would end at it, or UTF-8 has no bytes for it."""
 
 KINDS = ("clip", "stream", "step")
 HEADS = ("classification", "ctc")
@@ -221,7 +220,7 @@ def _check_steps(values: dict) -> None:
 def _check_labels(labels, name: str = "labels") -> None:
     if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
         raise ValueError(f"{name}: expected a list of words, got {str(labels)[:80]}")
-    if unprintable := [label for label in labels if _CONTROLS.search(label)]:
+    if unprintable := [label for label in labels if CONTROLS.search(label)]:
         raise ValueError(f"{name}: expected words without control characters, got {ascii(unprintable[0])[:80]}")
     if len(set(labels)) < len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)

@@ -20,6 +20,7 @@ def corpus(**values) -> CorpusSettings:
         ({"words": ["ja", " ja "]}, "words given twice: ja"),
         ({"words": ["sí", "si\u0301"]}, "words given twice: sí"),
         ({"words": ["yes", " "]}, "one of the words is empty"),
+        ({"words": ["yes", "n\x1bo"]}, r"words: expected words without control characters, got 'n.x1bo'"),
         ({"words": ["yes", "_unknown_"]}, "_unknown_ is made by `prepare`"),
         ({"words": ["_silence_"]}, "_silence_ is made by `prepare`"),
         ({"words": [1, 2]}, "valid string"),
