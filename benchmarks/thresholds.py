@@ -7,15 +7,16 @@ the test clips have no say in the choice; `speech-gru export RUN --set export.th
 """
 
 import argparse
-import csv
 from pathlib import Path
 
 import numpy as np
 
 from data_pipeline.audio import fit_length, load_audio
+from data_pipeline.corpus import read_csv
 from data_pipeline.dataset import evaluation_batches
 from data_pipeline.files import AUDIO_SUFFIXES, files_under
 from data_pipeline.labels import SILENCE, UNKNOWN
+from data_pipeline.settings import CorpusSettings
 from speech_gru.cli.console import new_table, print_table
 from speech_gru.subject import Subject, load_subject
 
@@ -29,11 +30,16 @@ def main() -> None:
     parser.add_argument(
         "--other", type=Path, required=True, help="a folder of speech that holds no command, or a CSV (path,text)"
     )
+    parser.add_argument(
+        "--held-out",
+        action="store_true",
+        help="of a CSV the validation and test speakers alone: the model heard the others",
+    )
     parser.add_argument("--split", default="validation")
     parser.add_argument("--shards", type=Path)
     arguments = parser.parse_args()
     subject = load_subject(arguments.model)
-    other = predict_files(subject, files_without_commands(arguments.other, subject.labels))
+    other = predict_files(subject, files_without_commands(arguments.other, subject.labels, arguments.held_out))
     probabilities, truth = predict_clips(subject, arguments.shards or subject.shards(), arguments.split)
     table = new_table(
         "threshold", f"false commands of {len(other)}", f"{arguments.split} accuracy", "recall of commands"
@@ -54,14 +60,22 @@ def decide(probabilities: np.ndarray, threshold: float, labels: tuple[str, ...])
     return np.where(unsure, labels.index(UNKNOWN), guesses)
 
 
-def files_without_commands(source: Path, labels: tuple[str, ...]) -> list[Path]:
-    """All audio files of a folder, or those of a CSV whose text has none of the labels among its words."""
+def files_without_commands(source: Path, labels: tuple[str, ...], held_out: bool) -> list[Path]:
+    """All audio files of a folder, or those of a CSV whose text has none of the labels among its words.
+
+    Args:
+        held_out: leave out the speakers that `corpus.other_speech` would have training hear.
+    """
     if source.is_dir():
         names = files_under(source, [])
         return [source / name for name in names if Path(name).suffix.lower() in AUDIO_SUFFIXES]
-    with source.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [source.parent / row["path"] for row in rows if not set(row["text"].lower().split()) & set(labels)]
+    clips, *_ = read_csv(source, CorpusSettings(path=source, shards=""))
+    heard = {"train"} if held_out else set()
+    return [
+        source.parent / clip.path
+        for clip in clips
+        if clip.split not in heard and not set(clip.text.lower().split()) & set(labels)
+    ]
 
 
 def predict_files(subject: Subject, files: list[Path]) -> np.ndarray:

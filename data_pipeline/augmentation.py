@@ -209,22 +209,29 @@ class FreshSilence(_Augmentation):
 
 
 class FreshUnknown(_Augmentation):
-    """Replaces about half of the clips of unknown words by words that nobody says.
+    """Replaces seven in ten clips of unknown words by words that nobody says, and by other speech.
 
-    A corpus has few other words, and a recogniser that has heard no others takes most speech for a command. Two thirds
-    of the new ones are the beginning of one clip of the batch and the end of another, joined near both middles; a third
-    is a clip played backwards.
+    A corpus has few other words, and a recogniser that has heard no others takes most speech for a command. If there is
+    other speech, two fifths of the new ones are cuts of it, each the louder of two. Of the rest two thirds are the
+    beginning of one clip of the batch and the end of another, joined near both middles; a third is played backwards.
+
+    Args:
+        sample_rate: in Hz.
+        other_speech: speech that holds none of the words, all of one level, (samples,) int16; may be empty.
     """
 
-    _SHARE, _BACKWARDS, _OVERLAP_SECONDS, _APART_SECONDS = 0.7, 1 / 3, 0.01, 0.12
+    _REPLACED, _CUT, _JOINED = 0.7, 0.4, 2 / 3
+    """Of the unknown clips; of these, if there is other speech; and of the rest."""
+    _OVERLAP_SECONDS, _APART_SECONDS = 0.01, 0.12
 
-    def __init__(self, sample_rate: int):
+    def __init__(self, sample_rate: int, other_speech: np.ndarray):
         super().__init__()
         self.sample_rate = sample_rate
+        self._speech = _rows(other_speech) if len(other_speech) else None
 
     def call(self, audio: Tensor, seed: Tensor, labels: Tensor, unknown: Tensor, silent: Tensor) -> Tensor:
         """Labels (batch,) of any type that can be compared; bool (batch,): which are unknown, which silent."""
-        distance_seed, choice_seed, place_seed, begin_seed, end_seed = tf.unstack(tf.random.split(seed, 5))
+        distance_seed, choice_seed, place_seed, begin_seed, end_seed, *cut_seeds = tf.unstack(tf.random.split(seed, 7))
         clips = tf.shape(audio)[0]
         first, second = tf.unstack(tf.random.stateless_uniform((2,), distance_seed, 1, tf.maximum(2, clips), tf.int32))
 
@@ -235,18 +242,25 @@ class FreshUnknown(_Augmentation):
         differ = (of(labels, first) != of(labels, second)) | of(unknown, first)
         spoken = ~of(silent, first) & ~of(silent, second)
         choice = _uniform(audio, choice_seed, 0, 1)[:, 0]
-        is_joined = unknown & spoken & differ & (choice < self._SHARE * (1 - self._BACKWARDS))
-        is_backwards = unknown & spoken & (choice > 1 - self._SHARE * self._BACKWARDS)
+        cut = 0.0 if self._speech is None else self._REPLACED * self._CUT
+        joint = cut + (self._REPLACED - cut) * self._JOINED
+        is_cut, made = unknown & (choice < cut), unknown & spoken & (choice >= cut)
+        is_joined = made & differ & (choice < joint)
+        is_backwards = made & (choice >= joint) & (choice < self._REPLACED)
         # Few of a batch: the others' needn't be made.
-        joined, backwards = (tf.where(chosen)[:, 0] for chosen in (is_joined, is_backwards))
+        cuts, joined, backwards = (tf.where(chosen)[:, 0] for chosen in (is_cut, is_joined, is_backwards))
         numbers = tf.range(clips)
         begin, end = (_level(tf.gather(audio, tf.gather(of(numbers, other), joined))) for other in (first, second))
         drawn = (_uniform(audio, place_seed, 0.35, 0.65), *self._apart(audio, begin_seed, end_seed))
-        made = self._joined(begin, end, *(tf.gather(values, joined) for values in drawn))
-        turned = _level(tf.gather(audio, tf.gather(of(numbers, first), backwards)))[:, ::-1]
-        return tf.tensor_scatter_nd_update(
-            audio, tf.concat([joined, backwards], axis=0)[:, None], tf.concat([made, turned], axis=0)
-        )
+        new = [
+            (joined, self._joined(begin, end, *(tf.gather(values, joined) for values in drawn))),
+            (backwards, _level(tf.gather(audio, tf.gather(of(numbers, first), backwards)))[:, ::-1]),
+        ]
+        if self._speech is not None:
+            one, two = (_cut(self._speech, audio, cut_seed, cuts) for cut_seed in cut_seeds)
+            new.append((cuts, _level(tf.where(_power(one) >= _power(two), one, two))))
+        places, words = (tf.concat(parts, axis=0) for parts in zip(*new, strict=True))
+        return tf.tensor_scatter_nd_update(audio, places[:, None], words)
 
     def _apart(self, audio: Tensor, begin_seed: Tensor, end_seed: Tensor) -> tuple[Tensor, Tensor]:
         """So many samples before and after the joint lie the two clips' middles: (batch,) each."""

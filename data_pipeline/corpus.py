@@ -76,7 +76,7 @@ def read_corpus(settings: CorpusSettings, *, for_test: bool = False) -> Corpus:
     if path.is_dir():
         root, (clips, rejected, notes, split_notes) = path, _read_folder(path, settings)
     elif path.is_file():
-        root, (clips, rejected, notes, split_notes) = path.parent, _read_csv(path, settings)
+        root, (clips, rejected, notes, split_notes) = path.parent, read_csv(path, settings)
     else:
         raise UserError(f"corpus.path: {path} is neither a folder of words nor a CSV manifest; it doesn't exist")
     if not clips:
@@ -184,7 +184,8 @@ def _nameless(clips: Iterable[Clip]) -> list[str]:
     return [f"{count} {message}"] if count else []
 
 
-def _read_csv(manifest: Path, settings: CorpusSettings) -> Read:
+def read_csv(manifest: Path, settings: CorpusSettings) -> Read:
+    """A CSV's clips, each with a split. Raises UserError if it can't be read, or has no such columns."""
     root, rejected, clips, lines = os.path.realpath(manifest.parent), [], [], {}
     for line, row in _csv_rows(manifest):
         name = _locate(row["path"], root)

@@ -132,7 +132,9 @@ class TrainingData:
     def _map(self, host: int, hosts: int) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
         noise, augment = read_noise(self.shards), self.augment
         refresh = FreshSilence(noise, self.front_end.sample_rate) if augment.fresh_silence and len(noise) else None
-        replace = FreshUnknown(self.front_end.sample_rate) if augment.fresh_unknown else None
+        replace = None
+        if augment.fresh_unknown:
+            replace = FreshUnknown(self.front_end.sample_rate, read_other_speech(self.shards))
         augment_waveforms = build_waveform_augmentation(augment, self.front_end.sample_rate, noise)
         share = augment.microphone_probability
         microphone = Microphone(share, self.front_end.bin_hz) if share else None
@@ -204,10 +206,19 @@ def read_labels(shards: Path) -> tuple[str, ...]:
 
 def read_noise(shards: Path) -> np.ndarray:
     """The noise for augmentation, (samples,) int16; empty if the corpus has none. Raises UserError without the file."""
+    return _read_samples(shards / "noise.npy")
+
+
+def read_other_speech(shards: Path) -> np.ndarray:
+    """Speech that holds none of the words, (samples,) int16, perhaps none. Raises UserError without the file."""
+    return _read_samples(shards / "other_speech.npy")
+
+
+def _read_samples(file: Path) -> np.ndarray:
     try:
-        return np.load(shards / "noise.npy", allow_pickle=False)
+        return np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{shards / 'noise.npy'} can't be read: {error}; run `speech-gru prepare` again") from error
+        raise UserError(f"{file} can't be read: {error}; run `speech-gru prepare` again") from error
 
 
 def _find_shards(shards: Path, split: str, clip_samples: int | None = None) -> tuple[list[str], int, int]:

@@ -31,14 +31,24 @@ def find_noise(root: Path, extra: Iterable[Path], notes: list[str]) -> dict[Path
     """
     own = root / NOISE_FOLDER
     sources = [own] if own.is_dir() and not own.is_symlink() else []
-    return dict(_measure((path for source in (*sources, *extra) for path in _recordings(source, notes)), notes))
+    return dict(
+        _measure((path for source in (*sources, *extra) for path in find_recordings(source, "noise", notes)), notes)
+    )
 
 
-def _recordings(source: Path, notes: list[str]) -> Iterator[Path]:
+def find_recordings(source: Path, setting: str, notes: list[str]) -> Iterator[Path]:
+    """A file, or the recordings in a folder; what can't be used gets a note.
+
+    Args:
+        setting: of the corpus, which names the source.
+
+    Raises:
+        UserError: it doesn't exist.
+    """
     if source.is_file():
         yield source
     elif not source.is_dir():
-        raise UserError(f"corpus.noise: {source} doesn't exist; expected an audio file or a folder of them")
+        raise UserError(f"corpus.{setting}: {source} doesn't exist; expected an audio file or a folder of them")
     else:
         rejected, names = [], []
         for name in filter(_is_recording, files_under(source, rejected)):
@@ -46,8 +56,8 @@ def _recordings(source: Path, notes: list[str]) -> Iterator[Path]:
                 rejected.append((name, "links to a file outside"))
             else:
                 names.append(name)
-        notes += [f"noise: {source / name} left out: {reason}" for name, reason in rejected]
-        notes += [] if names else [f"noise: no recordings in {source}"]
+        notes += [f"{setting}: {source / name} left out: {reason}" for name, reason in rejected]
+        notes += [] if names else [f"{setting}: no recordings in {source}"]
         yield from (source / name for name in names)
 
 

@@ -27,6 +27,7 @@ from data_pipeline.files import write_text, written_aside
 from data_pipeline.labels import PHRASE
 from data_pipeline.manifest import Count, Row, count_rows, read_manifest, read_rows, write_rows, write_table
 from data_pipeline.noise import collect_noise, read_stretch
+from data_pipeline.other_speech import collect_other_speech
 from data_pipeline.settings import CorpusSettings
 from data_pipeline.shards import check_shard, decode_pcm, encode_clip, read_shard
 from data_pipeline.splits import SPLITS
@@ -92,8 +93,10 @@ def _prepare(settings: CorpusSettings, progress: Progress, for_test: bool) -> Pr
     _write_shards(folder, corpus.root, list(todo.values()), settings, progress)
     todo.clear()
     noise = collect_noise(corpus.noise, settings, corpus.notes)
-    with written_aside(folder / "noise.npy") as aside, aside.open("wb") as file:
-        np.save(file, noise)
+    speech = collect_other_speech(settings, corpus.notes)
+    for name, samples in (("noise.npy", noise), ("other_speech.npy", speech)):
+        with written_aside(folder / name) as aside, aside.open("wb") as file:
+            np.save(file, samples)
     write_text(folder / "corpus.json", json.dumps(corpus_settings(settings), indent=2, ensure_ascii=False) + "\n")
     return _merge(folder, corpus, new, settings.tokens, for_test)
 

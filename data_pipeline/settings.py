@@ -48,6 +48,9 @@ class CorpusSettings(Settings):
     """`_silence_` clips as a share of a split's clips; cut from the noise recordings. 0: none are cut."""
     noise: tuple[UserPath, ...] = ()
     """Folders or files of noise recordings, beside the corpus's own `_background_noise_`."""
+    other_speech: tuple[UserPath, ...] = ()
+    """Recordings of speech that holds none of the words, for `augment.fresh_unknown`: folders, files, or CSVs
+    (`path,text,speaker`), of whose training speakers those are taken whose text has none of the words."""
     sample_rate: Annotated[int, Field(ge=8000, le=48000)] = 16000
     """Samples a second; every clip is resampled to it."""
     clip_seconds: Annotated[float, Field(ge=0.01, le=30)] = 1.0
@@ -171,8 +174,8 @@ class AugmentSettings(Settings):
     fresh_silence: bool = True
     """Training's `_silence_` is cut anew at each step: half from the noise recordings, half from generated noise."""
     fresh_unknown: bool = False
-    """About half of training's `_unknown_` is made anew at each step, of halves of other clips and of clips played
-    backwards: for words that no corpus has."""
+    """Seven tenths of training's `_unknown_` are made anew at each step, of halves of other clips, of clips played
+    backwards and of cuts from `corpus.other_speech`: for words that no corpus has."""
     time_masks: Annotated[int, Field(ge=0)] = 2
     time_mask_frames: Annotated[int, Field(ge=1)] = 8
     frequency_masks: Annotated[int, Field(ge=0)] = 2

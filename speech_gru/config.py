@@ -229,6 +229,10 @@ class Config(Settings):
     def _check(self):
         if self.augment.preceding_ms and self.model.bidirectional:
             raise ValueError("augment.preceding_ms is for streams; it needs model.bidirectional: false")
+        if self.corpus.other_speech and not self.augment.fresh_unknown:
+            raise ValueError(
+                "corpus.other_speech is what augment.fresh_unknown cuts; set that to true, or leave it out"
+            )
         self._check_phrases()
         if self.augment.preceding_ms and self.training.xla:
             raise ValueError("training.xla needs steps of one length; it can't be had with augment.preceding_ms")

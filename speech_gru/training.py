@@ -287,8 +287,10 @@ def device_batches(strategy: tf.distribute.Strategy, data: TrainingData, step: i
 
 
 def shards_digest(shards: Path) -> str:
-    """Tells whether prepared clips and noise are still the same, in the same shards."""
-    digest = hashlib.sha256((shards / "manifest.csv").read_bytes() + (shards / "noise.npy").read_bytes())
+    """Tells whether prepared clips, noise and other speech are still the same, in the same shards."""
+    digest = hashlib.sha256()
+    for name in ("manifest.csv", "noise.npy", "other_speech.npy"):
+        digest.update((shards / name).read_bytes())
     for shard in sorted(shards.glob("*.tfrecord")):
         digest.update(f"{shard.name} {shard.stat().st_size}\n".encode())
     return digest.hexdigest()[:16]

@@ -512,12 +512,39 @@ def words(batch: int) -> np.ndarray:
 class TestFreshUnknown:
     BATCH = 30
     LABELS = np.where(np.arange(BATCH) < 15, "_unknown_", "yes")
+    NO_SPEECH = np.zeros(0, np.int16)
 
-    def made(self, seed: int, labels=None, audio=None) -> tuple[np.ndarray, np.ndarray]:
+    def made(self, seed: int, labels=None, audio=None, speech=NO_SPEECH) -> tuple[np.ndarray, np.ndarray]:
         audio = words(self.BATCH) if audio is None else audio
         labels = self.LABELS if labels is None else labels
         unknown, silent = labels == "_unknown_", labels == "_silence_"
-        return audio, FreshUnknown(RATE)(audio, seeded(seed, 4), tf.constant(labels), unknown, silent).numpy()
+        return audio, FreshUnknown(RATE, speech)(audio, seeded(seed, 4), tf.constant(labels), unknown, silent).numpy()
+
+    def test_other_speech_is_cut_and_the_louder_of_two_cuts_taken(self):
+        """Noise, of which each second is twice as loud as the one before."""
+        rng = np.random.default_rng(0)
+        speech = np.concatenate([rng.normal(0, 100 * 2**second, RATE) for second in range(6)]).astype(np.int16)
+        starts = np.arange(0, len(speech) - RATE + 1, 160)
+        beginnings = np.array([speech[start : start + 200] for start in starts], np.float32)
+        beginnings /= np.linalg.norm(beginnings, axis=1, keepdims=True)
+        shares, places = [], []
+        for seed in range(40):
+            audio, heard = self.made(seed, speech=speech)
+            np.testing.assert_array_equal(heard[self.LABELS == "yes"], audio[self.LABELS == "yes"])
+            alike = heard[:15, :200] @ beginnings.T / (np.linalg.norm(heard[:15, :200], axis=1, keepdims=True) + 1e-9)
+            found = alike.max(axis=1) > 0.999
+            shares.append(found.mean())
+            places += starts[alike.argmax(axis=1)[found]].tolist()
+        assert np.mean(shares) == pytest.approx(0.7 * 0.4, abs=0.06)
+        # The later of two places evenly drawn from 0 to 1 is 2 / 3 on average.
+        assert np.mean(places) / (len(speech) - RATE) == pytest.approx(2 / 3, abs=0.06)
+
+    def test_other_speech_has_the_level_of_all_that_is_new(self):
+        speech = np.random.default_rng(0).normal(0, 3000, 4 * RATE).astype(np.int16)
+        audio, heard = self.made(3, speech=speech)
+        new = heard[:15][np.any(heard[:15] != audio[:15], axis=1)]
+        assert len(new) > 5
+        assert np.sqrt(np.mean(new**2, axis=1)).max() < 0.06
 
     def test_only_unknown_clips_change_and_about_half_of_them(self):
         changed = []

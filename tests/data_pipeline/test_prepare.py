@@ -575,9 +575,9 @@ class TestInterrupted:
         self.finish(settings, decoded)
 
     @pytest.mark.parametrize("after", [False, True])
-    @pytest.mark.parametrize("rename", [0, 1, 2, 7, 11, 12, 13, 14, 15])
+    @pytest.mark.parametrize("rename", [0, 1, 2, 7, 11, 12, 13, 14, 15, 16])
     def test_at_any_rename(self, settings, decoded, monkeypatch, rename, after):
-        """They are 16: settings.json, 5 shards with their tables, noise.npy, corpus.json, and three tables of all."""
+        """They are 17: settings.json, 5 shards and their tables, two of samples, corpus.json, three tables of all."""
         with monkeypatch.context() as patch:
             patch.setattr(Path, "replace", interrupted_rename(rename, after))
             with pytest.raises(KeyboardInterrupt):

@@ -296,6 +296,16 @@ class TestPhrases:
         assert message in complaint(f"compose: {{{values}}}\n", "model.head=ctc")
 
 
+class TestOtherSpeech:
+    def test_is_for_fresh_unknown_words(self, load, complaint):
+        expected = (
+            "mine.yaml: corpus.other_speech is what augment.fresh_unknown cuts; set that to true, or leave it out"
+        )
+        assert complaint("", "corpus.other_speech=[talk]") == expected
+        loaded = load("augment: {fresh_unknown: true}\n", "corpus.other_speech=[talk]")
+        assert [path.name for path in loaded.corpus.other_speech] == ["talk"]
+
+
 class TestPrecedingSound:
     @pytest.mark.parametrize("values", ["augment: {preceding_ms: 300}", "augment: {preceding_ms: 1}\nseed: 3"])
     def test_is_for_models_that_look_back_alone(self, load, complaint, values):
