@@ -16,6 +16,7 @@ from data_pipeline.corpus import read_csv
 from data_pipeline.dataset import evaluation_batches
 from data_pipeline.files import AUDIO_SUFFIXES, files_under
 from data_pipeline.labels import SILENCE, UNKNOWN
+from data_pipeline.other_speech import says_one_of
 from data_pipeline.settings import CorpusSettings
 from speech_gru.cli.console import new_table, print_table
 from speech_gru.subject import Subject, load_subject
@@ -39,7 +40,10 @@ def main() -> None:
     parser.add_argument("--shards", type=Path)
     arguments = parser.parse_args()
     subject = load_subject(arguments.model)
-    other = predict_files(subject, files_without_commands(arguments.other, subject.labels, arguments.held_out))
+    files = files_without_commands(arguments.other, subject.labels, arguments.held_out)
+    if not files or (arguments.held_out and arguments.other.is_dir()):
+        parser.error(f"{arguments.other}: no speech without a command there, or --held-out for a folder")
+    other = predict_files(subject, files)
     probabilities, truth = predict_clips(subject, arguments.shards or subject.shards(), arguments.split)
     table = new_table(
         "threshold", f"false commands of {len(other)}", f"{arguments.split} accuracy", "recall of commands"
@@ -72,9 +76,7 @@ def files_without_commands(source: Path, labels: tuple[str, ...], held_out: bool
     clips, *_ = read_csv(source, CorpusSettings(path=source, shards=""))
     heard = {"train"} if held_out else set()
     return [
-        source.parent / clip.path
-        for clip in clips
-        if clip.split not in heard and not set(clip.text.lower().split()) & set(labels)
+        source.parent / clip.path for clip in clips if clip.split not in heard and not says_one_of(clip.text, labels)
     ]
 
 

@@ -209,7 +209,7 @@ class FreshSilence(_Augmentation):
 
 
 class FreshUnknown(_Augmentation):
-    """Replaces seven in ten clips of unknown words by words that nobody says, and by other speech.
+    """Replaces up to seven in ten clips of unknown words by words that nobody says, and by other speech.
 
     A corpus has few other words, and a recogniser that has heard no others takes most speech for a command. If there is
     other speech, two fifths of the new ones are cuts of it, each the louder of two. Of the rest two thirds are the
@@ -221,7 +221,8 @@ class FreshUnknown(_Augmentation):
     """
 
     _REPLACED, _CUT, _JOINED = 0.7, 0.4, 2 / 3
-    """Of the unknown clips; of these, if there is other speech; and of the rest."""
+    """Of the unknown clips, but for those drawn to be made of silence or of one command; of these, if there is other
+    speech; and of the rest."""
     _OVERLAP_SECONDS, _APART_SECONDS = 0.01, 0.12
 
     def __init__(self, sample_rate: int, other_speech: np.ndarray):

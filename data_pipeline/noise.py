@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from data_pipeline.audio import AudioError, resample, to_pcm16
+from data_pipeline.audio import HIGHEST_RATE, LOWEST_RATE, AudioError, resample, to_pcm16
 from data_pipeline.errors import UserError
 from data_pipeline.files import AUDIO_SUFFIXES, files_under, leads_outside, name_fault, printable
 from data_pipeline.settings import CorpusSettings
@@ -31,9 +31,8 @@ def find_noise(root: Path, extra: Iterable[Path], notes: list[str]) -> dict[Path
     """
     own = root / NOISE_FOLDER
     sources = [own] if own.is_dir() and not own.is_symlink() else []
-    return dict(
-        _measure((path for source in (*sources, *extra) for path in find_recordings(source, "noise", notes)), notes)
-    )
+    paths = (path for source in (*sources, *extra) for path in find_recordings(source, "noise", notes))
+    return dict(measure_recordings(paths, "noise", notes))
 
 
 def find_recordings(source: Path, setting: str, notes: list[str]) -> Iterator[Path]:
@@ -66,7 +65,12 @@ def _is_recording(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES and not is_hidden
 
 
-def _measure(recordings: Iterable[Path], notes: list[str]) -> Iterator[tuple[Path, float]]:
+def measure_recordings(recordings: Iterable[Path], setting: str, notes: list[str]) -> Iterator[tuple[Path, float]]:
+    """The recordings that can be read by their headers, with their seconds; the others get a note.
+
+    Args:
+        setting: as for find_recordings.
+    """
     for path in recordings:
         try:
             fault = name_fault(str(path))
@@ -75,8 +79,10 @@ def _measure(recordings: Iterable[Path], notes: list[str]) -> Iterator[tuple[Pat
             fault = str(error)
         if not fault and info.frames >= _UNKNOWN_FRAMES:
             fault = "its header doesn't say how long it is"
+        if not fault and not LOWEST_RATE <= info.samplerate <= HIGHEST_RATE:
+            fault = f"impossible sampling rate: {info.samplerate} Hz"
         if fault:
-            notes.append(f"noise: {printable(str(path))} left out: {fault}")
+            notes.append(f"{setting}: {printable(str(path))} left out: {fault}")
         else:
             yield path, info.frames / info.samplerate
 
@@ -121,9 +127,9 @@ def read_stretch(path: str | os.PathLike, start: float, seconds: float, sample_r
             file.seek(int(start * rate))
             samples = file.read(round(seconds * rate), dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
-        raise AudioError(f"noise recording can't be read: {error}") from error
+        raise AudioError(f"recording can't be read: {error}") from error
     if not len(samples) or not np.isfinite(samples).all():
-        raise AudioError("noise recording holds no finite samples there")
+        raise AudioError("recording holds no finite samples there")
     return resample(samples.mean(axis=1), rate, sample_rate)
 
 

@@ -27,7 +27,7 @@ from data_pipeline.files import write_text, written_aside
 from data_pipeline.labels import PHRASE
 from data_pipeline.manifest import Count, Row, count_rows, read_manifest, read_rows, write_rows, write_table
 from data_pipeline.noise import collect_noise, read_stretch
-from data_pipeline.other_speech import collect_other_speech
+from data_pipeline.other_speech import collect_other_speech, find_other_speech
 from data_pipeline.settings import CorpusSettings
 from data_pipeline.shards import check_shard, decode_pcm, encode_clip, read_shard
 from data_pipeline.splits import SPLITS
@@ -80,6 +80,7 @@ def _prepare(settings: CorpusSettings, progress: Progress, for_test: bool) -> Pr
     folder = settings.shards
     _refuse_foreign_folder(folder, settings.path)
     corpus = read_corpus(settings, for_test=for_test)
+    other_speech = {} if for_test else find_other_speech(settings, corpus.labels, corpus.notes)
     if settings.tokens == "phonemes":
         _pronounce(corpus, settings.language)
     todo = {_key(clip): _stamp(clip, corpus.root) for clip in corpus.clips}
@@ -93,7 +94,7 @@ def _prepare(settings: CorpusSettings, progress: Progress, for_test: bool) -> Pr
     _write_shards(folder, corpus.root, list(todo.values()), settings, progress)
     todo.clear()
     noise = collect_noise(corpus.noise, settings, corpus.notes)
-    speech = collect_other_speech(settings, corpus.notes)
+    speech = collect_other_speech(other_speech, settings.sample_rate, corpus.notes)
     for name, samples in (("noise.npy", noise), ("other_speech.npy", speech)):
         with written_aside(folder / name) as aside, aside.open("wb") as file:
             np.save(file, samples)

@@ -50,7 +50,7 @@ class CorpusSettings(Settings):
     """Folders or files of noise recordings, beside the corpus's own `_background_noise_`."""
     other_speech: tuple[UserPath, ...] = ()
     """Recordings of speech that holds none of the words, for `augment.fresh_unknown`: folders, files, or CSVs
-    (`path,text,speaker`), of whose training speakers those are taken whose text has none of the words."""
+    (`path,text,speaker`), of which those are taken whose speaker trains and whose text has none of the words."""
     sample_rate: Annotated[int, Field(ge=8000, le=48000)] = 16000
     """Samples a second; every clip is resampled to it."""
     clip_seconds: Annotated[float, Field(ge=0.01, le=30)] = 1.0
@@ -174,8 +174,8 @@ class AugmentSettings(Settings):
     fresh_silence: bool = True
     """Training's `_silence_` is cut anew at each step: half from the noise recordings, half from generated noise."""
     fresh_unknown: bool = False
-    """Seven tenths of training's `_unknown_` are made anew at each step, of halves of other clips, of clips played
-    backwards and of cuts from `corpus.other_speech`: for words that no corpus has."""
+    """Up to seven tenths of training's `_unknown_` are made anew at each step: halves of other clips joined, clips
+    played backwards, cuts of `corpus.other_speech`. For words that no corpus has."""
     time_masks: Annotated[int, Field(ge=0)] = 2
     time_mask_frames: Annotated[int, Field(ge=1)] = 8
     frequency_masks: Annotated[int, Field(ge=0)] = 2

@@ -234,6 +234,8 @@ class Config(Settings):
                 "corpus.other_speech is what augment.fresh_unknown cuts; set that to true, or leave it out"
             )
         self._check_phrases()
+        if self.training.teachers and self.training.xla:
+            raise ValueError("training.xla compiles the model alone; it can't be had with training.teachers")
         if self.augment.preceding_ms and self.training.xla:
             raise ValueError("training.xla needs steps of one length; it can't be had with augment.preceding_ms")
         return self

@@ -38,7 +38,7 @@ class Teachers:
         """(batch, frames, features) -> (batch, labels) float32; of more frames than a clip has the last ones count."""
         own = [features[:, -model.input_shape[1] :] for model in self.models]
         opinions = [ops.softmax(model(seen, training=False)) for model, seen in zip(self.models, own, strict=True)]
-        return sum(opinions) / len(opinions)
+        return ops.stop_gradient(sum(opinions) / len(opinions))
 
 
 def teachers_digest(folders: Sequence[Path]) -> list[str]:

@@ -21,6 +21,7 @@ from data_pipeline.dataset import TrainingData, evaluation_batches, feature_batc
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_text, written_aside
 from data_pipeline.front_end import FrontEnd
+from data_pipeline.labels import UNKNOWN
 from data_pipeline.manifest import count_rows, read_manifest
 from data_pipeline.phrases import PhraseData
 from data_pipeline.prepare import corpus_settings
@@ -83,7 +84,7 @@ def plan_training(config: Config, strategy: tf.distribute.Strategy | None = None
 
     Raises:
         UserError: nothing prepared, or with other settings; no training or validation clips; fewer clips than a batch;
-            a batch that the devices can't share evenly.
+            a batch that the devices can't share evenly; a run that is needed isn't finished.
     """
     strategy = strategy or choose_strategy()
     shards, batch_size = config.corpus.shards, config.training.batch_size
@@ -98,6 +99,14 @@ def plan_training(config: Config, strategy: tf.distribute.Strategy | None = None
     if config.model.head == "ctc":
         source = training_phrases(config, labels, front_end)
         clips["train"], left_out = len(source), source.left_out
+    if config.augment.fresh_unknown and UNKNOWN not in labels:
+        raise UserError(
+            f"augment.fresh_unknown makes other clips of {UNKNOWN}, and there are none: record some other words, "
+            "leave some out of corpus.words, or leave out augment.fresh_unknown"
+        )
+    for folder in filter(None, (config.training.initial, *config.training.teachers)):
+        if not (folder / "model.keras").is_file():
+            raise UserError(f"training.initial, teachers: {folder} is no finished run; train it first")
     if not clips["train"] or not clips["validation"]:
         raise UserError(
             f"{shards}: {clips['train']} train and {clips['validation']} validation clips; both are needed. "
@@ -219,6 +228,8 @@ def _identity(config: Config, plan: Plan) -> dict:
 def build_learner(config: Config, plan: Plan, front_end: FrontEnd) -> Learner:
     """The model with fresh weights on the plan's devices, its optimiser and its step."""
     settings, strategy = config.training, plan.strategy
+    with dtype_policy("float32"), strategy.scope():
+        teachers = Teachers(config, plan.labels, front_end) if settings.teachers else None
     with dtype_policy(plan.policy), strategy.scope():
         model = _build(
             config,
@@ -234,7 +245,7 @@ def build_learner(config: Config, plan: Plan, front_end: FrontEnd) -> Learner:
         step = build_step(
             model,
             optimizer,
-            build_objective(config, Teachers(config, plan.labels, front_end) if settings.teachers else None),
+            build_objective(config, teachers),
             clip_norm=settings.clip_norm,
             batch_size=settings.batch_size,
             strategy=strategy,

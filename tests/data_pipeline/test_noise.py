@@ -183,7 +183,7 @@ class TestReading:
         soundfile.write(tmp_path / "nan.wav", np.full(RATE, np.nan, np.float32), RATE, subtype="FLOAT")
         write_ramp(tmp_path / "short.wav", 1)
         for name, start in (("text.wav", 0), ("nan.wav", 0), ("short.wav", 1), ("short.wav", 5), ("none.wav", 0)):
-            with pytest.raises(AudioError, match="noise recording"):
+            with pytest.raises(AudioError, match=r"recording (can't|holds)"):
                 read_stretch(tmp_path / name, start, 0.5, RATE)
 
 

@@ -296,6 +296,12 @@ class TestPhrases:
         assert message in complaint(f"compose: {{{values}}}\n", "model.head=ctc")
 
 
+def test_teachers_and_xla_exclude_each_other(load, complaint):
+    said = complaint("", "training.teachers=[runs/a]", "training.xla=true")
+    assert said == "mine.yaml: training.xla compiles the model alone; it can't be had with training.teachers"
+    assert [path.name for path in load("", "training.teachers=[runs/a, runs/b]").training.teachers] == ["a", "b"]
+
+
 class TestOtherSpeech:
     def test_is_for_fresh_unknown_words(self, load, complaint):
         expected = (

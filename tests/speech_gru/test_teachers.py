@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from data_pipeline.dataset import evaluation_batches
 from data_pipeline.errors import UserError
 from speech_gru.config import Config, dump_config
 from speech_gru.loop import Monitor
@@ -100,13 +101,26 @@ def test_the_objective_distils_if_there_are_teachers(light_config):
     assert objective.share == light_config.training.distillation
 
 
-def test_a_student_learns_what_its_teacher_says_and_the_teacher_nothing(light_config, tiny_run, tmp_path):
-    """Labels count for nothing here, so that all it knows is the teacher's."""
-    before = (tiny_run / "model.keras").read_bytes()
-    config = changed(light_config, "training", epochs=12, learning_rate=0.05, distillation=1)
+def test_a_student_learns_what_its_teacher_says_and_the_teacher_nothing(light_config, tiny_run, labels, tmp_path):
+    """Labels count for nothing here, and the teacher calls each thing by the next one's name."""
+    teacher = tmp_path / "teacher"
+    shutil.copytree(tiny_run, teacher)
+    recognizer = load_run(tiny_run).recognizer
+    head = recognizer.get_layer("encoder_and_head").get_layer("head")
+    head.set_weights([np.roll(weight, 1, axis=-1) for weight in head.get_weights()])
+    recognizer.save(teacher / "model.keras")
+    before = (teacher / "model.keras").read_bytes()
+    config = changed(light_config, "training", epochs=12, learning_rate=0.05, distillation=1, teachers=[teacher])
     figures = run(config, tmp_path / "run")
-    assert figures[-1]["validation_accuracy"] > 0.8
-    assert (tiny_run / "model.keras").read_bytes() == before
+    assert figures[-1]["validation_accuracy"] < 0.2
+    student, config = load_run(tmp_path / "run"), light_config.corpus
+    right, count = 0, 0
+    for batch in evaluation_batches(config.shards, "test", config.clip_samples, 32):
+        said = student.recognizer(batch["audio"]).numpy().argmax(axis=1)
+        truth = [labels.index(label.decode()) for label in batch["label"].numpy()]
+        right, count = right + ((said - truth) % len(labels) == 1).sum(), count + len(truth)
+    assert right / count > 0.8
+    assert (teacher / "model.keras").read_bytes() == before
 
 
 def test_a_stopped_run_ends_as_if_it_had_never_been_stopped(light_config, tmp_path):
@@ -141,6 +155,10 @@ class TestRefused:
     def test_no_finished_run(self, light_config, labels, front_end, tmp_path):
         config = changed(light_config, "training", teachers=[tmp_path])
         self.refused(config, labels, front_end, "is no finished run")
+        for setting in ({"teachers": [tmp_path]}, {"teachers": (), "initial": tmp_path}):
+            config = changed(light_config, "training", **setting)
+            with pytest.raises(UserError, match=r"training\.initial, teachers: .* is no finished run; train it first"):
+                plan_training(config)
 
     def test_other_labels(self, light_config, labels, front_end):
         self.refused(

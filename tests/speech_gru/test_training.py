@@ -433,9 +433,50 @@ class TestFingerprint:
         assert shards_digest(shards) != first
         (shards / "manifest.csv").write_bytes(manifest)
         assert shards_digest(shards) == first
+        for name in ("noise.npy", "other_speech.npy"):
+            content = (shards / name).read_bytes()
+            np.save(shards / name, np.ones(8, np.int16))
+            assert shards_digest(shards) != first
+            (shards / name).write_bytes(content)
+        assert shards_digest(shards) == first
         shard = next(shards.glob("*.tfrecord"))
         shard.rename(shard.with_name("train-00099.tfrecord"))
         assert shards_digest(shards) != first
+
+
+class TestOtherSpeech:
+    @pytest.fixture
+    def config(self, light_config, tiny_shards, tmp_path) -> Config:
+        shards = shutil.copytree(tiny_shards, tmp_path / "shards")
+        return changed(changed(light_config, "corpus", shards=shards), "augment", fresh_unknown=True, speed=None)
+
+    def test_it_reaches_the_unknown_clips_alone(self, config):
+        front_end, plan = adapted_front_end(config), plan_training(config)
+
+        def batches() -> list[tuple[np.ndarray, np.ndarray]]:
+            made = training_data(config, plan, front_end).batches().take(6)
+            return [(features, labels.argmax(axis=1)) for features, labels, _ in made.as_numpy_iterator()]
+
+        without = batches()
+        np.save(
+            config.corpus.shards / "other_speech.npy", np.random.default_rng(0).normal(0, 3000, 64000).astype(np.int16)
+        )
+        unknown, others = [], []
+        for (one, labels), (two, again) in zip(without, batches(), strict=True):
+            np.testing.assert_array_equal(labels, again)
+            differ = np.any(one != two, axis=(1, 2))
+            unknown += differ[labels == plan.labels.index("_unknown_")].tolist()
+            others += differ[labels != plan.labels.index("_unknown_")].tolist()
+        assert 0 < sum(unknown) < len(unknown)
+        assert not any(others)
+
+    def test_a_corpus_without_unknown_words_is_refused(self, config, monkeypatch):
+        known = tuple(label for label in plan_training(config).labels if label != "_unknown_")
+        monkeypatch.setattr(training, "output_labels", lambda config: known)
+        with pytest.raises(
+            UserError, match=r"augment\.fresh_unknown makes other clips of _unknown_, and there are none"
+        ):
+            plan_training(config)
 
 
 class TestTwoProcesses:
