@@ -16,7 +16,7 @@ demo: $(VENV)/demo.installed
 
 test: $(VENV)/test.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder --cov --cov-report=term
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "speech_gru needs Python 3.10 to 3.13; none was found on the PATH" >&2; exit 1; }
