@@ -175,12 +175,13 @@ def documents() -> list[Path]:
 
 
 def add(run: Path) -> None:
-    """Puts a run's rows into the file, in the place of those with their names."""
+    """Puts a run's rows into the file, in the place of all that its config has there with its seed."""
     new = results_of_run(run)
     if not new[0].commit:
         print(f"{run}: commit.txt names no commit; the rows' commit is left empty", file=sys.stderr)
-    names = {item.name for item in new}
-    old = [item for item in read_results(RESULTS) if item.name not in names] if RESULTS.is_file() else []
+    made = {(item.config, item.seed) for item in new}
+    rows = read_results(RESULTS) if RESULTS.is_file() else []
+    old = [item for item in rows if (item.config, item.seed) not in made]
     write_results(sorted([*old, *new], key=lambda item: (item.config, item.seed)), RESULTS)
 
 

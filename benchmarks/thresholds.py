@@ -40,9 +40,11 @@ def main() -> None:
     parser.add_argument("--shards", type=Path)
     arguments = parser.parse_args()
     subject = load_subject(arguments.model)
+    if arguments.held_out and arguments.other.is_dir():
+        parser.error("--held-out is for a CSV; nothing says who speaks in a folder")
     files = files_without_commands(arguments.other, subject.labels, arguments.held_out)
-    if not files or (arguments.held_out and arguments.other.is_dir()):
-        parser.error(f"{arguments.other}: no speech without a command there, or --held-out for a folder")
+    if not files:
+        parser.error(f"{arguments.other}: expected speech without a command, found none")
     other = predict_files(subject, files)
     probabilities, truth = predict_clips(subject, arguments.shards or subject.shards(), arguments.split)
     table = new_table(

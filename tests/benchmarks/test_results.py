@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,18 @@ def test_written_and_read(results, tmp_path):
     rows = results.read_results(results.RESULTS)
     results.write_results(rows, tmp_path / "results.csv")
     assert results.read_results(tmp_path / "results.csv") == rows
+
+
+def test_rows_of_an_earlier_training_go(results, run, tmp_path, monkeypatch):
+    """Also those of artefacts that the later one has none of; those of other seeds stay."""
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results.csv")
+    (new,) = [item for item in results.results_of_run(run) if item.artefact == "model"]
+    stale, other = replace(new, artefact="int8"), replace(new, seed=new.seed + 1)
+    results.write_results([stale, other], results.RESULTS)
+    results.add(run)
+    names = {item.name for item in results.read_results(results.RESULTS)}
+    assert stale.name not in names
+    assert {new.name, other.name} <= names
 
 
 def test_reproduce_asks_for_a_row_that_is_there(results, capsys):

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from data_pipeline.dataset import evaluation_batches
 from data_pipeline.errors import UserError
-from speech_gru.config import Config, dump_config
+from speech_gru.config import Config, dump_config, load_config
 from speech_gru.loop import Monitor
 from speech_gru.objective import ClassificationObjective, DistillationObjective, build_objective
 from speech_gru.run import load_run
@@ -194,6 +194,4 @@ class TestRefused:
 
 def test_the_config_reads_them_back(light_config, tmp_path):
     (tmp_path / "config.yaml").write_text(dump_config(light_config), encoding="utf-8")
-    from speech_gru.config import load_config
-
     assert load_config(tmp_path / "config.yaml").training.teachers == light_config.training.teachers
