@@ -14,14 +14,17 @@ import csv
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from data_pipeline.errors import UserError
 from speech_gru.commit import recorded_commits
-from speech_gru.config import SHIPPED, load_config
+from speech_gru.config import SHIPPED, Config, differences, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results.csv"
@@ -82,13 +85,9 @@ def commit_of_run(run: Path) -> str:
 
 def results_of_run(run: Path) -> list[Result]:
     """The rows of an exported run."""
-    import yaml
-
     report = json.loads((run / "export" / "export_report.json").read_text(encoding="utf-8"))
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    config = load_config(run / "config.yaml")
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))[report["split"]]
-    name, seed = config["name"], config["seed"]
-    command = f"speech-gru train {name}" + (f" --set seed={seed}" if seed else "")
     sizes = (report["model"]["parameters"], report["model"]["multiply_adds"])
     interval = metrics.get("accuracy_interval") or word_interval(metrics["words"])
     found = [("model", metrics["accuracy"], interval, 0)]
@@ -97,18 +96,30 @@ def results_of_run(run: Path) -> list[Result]:
             found.append((item["artefact"], item["accuracy"], item["accuracy_interval"], item["bytes"]))
     return [
         Result(
-            name,
-            seed,
+            config.name,
+            config.seed,
             report["split"],
             artefact,
             *(round(x, 4) for x in (share, *interval)),
             *sizes,
             size,
             commit_of_run(run),
-            command,
+            training_command(config),
         )
         for artefact, share, interval, size in found
     ]
+
+
+def training_command(config: Config) -> str:
+    """The command that trains an experiment: that of the shipped one of its name, with what it sets otherwise.
+
+    Raises:
+        UserError: no experiment of its name is shipped.
+    """
+    words = ["speech-gru", "train", config.name]
+    for key, (_, value) in differences(load_config(config.name), config).items():
+        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    return shlex.join(words)
 
 
 def word_interval(words: dict[str, int]) -> tuple[float, float]:
@@ -185,9 +196,9 @@ def add(run: Path) -> None:
     write_results(sorted([*old, *new], key=lambda item: (item.config, item.seed)), RESULTS)
 
 
-def missing_runs(config: str) -> list[str]:
+def missing_runs(config: str, settings: Sequence[str] = ()) -> list[str]:
     """The shipped experiments that this one begins with or learns from and that aren't trained, in their order."""
-    training = load_config(config).training
+    training = load_config(config, settings).training
     missing = []
     for folder in filter(None, (training.initial, *training.teachers)):
         if not (ROOT / folder / "model.keras").is_file() and (SHIPPED / f"{folder.name}.yaml").is_file():
@@ -202,15 +213,16 @@ def reproduce(name: str) -> int:
         print(f"{name}: no such row in {RESULTS.name}; expected one of: {', '.join(rows) or 'none'}", file=sys.stderr)
         return 2
     row = rows[name]
+    changed = shlex.split(row.command)[3:]
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / row.config
         program = [sys.executable, "-m", "speech_gru"]
         only = [] if row.artefact == "model" else ["--only", row.artefact]
-        before = [[verb, needed] for needed in missing_runs(row.config) for verb in ("prepare", "train")]
+        before = [[verb, needed] for needed in missing_runs(row.config, changed[1::2]) for verb in ("prepare", "train")]
         steps = (
             *before,
-            ["prepare", row.config],
-            ["train", row.config, "--set", f"seed={row.seed}", "--out", str(run)],
+            ["prepare", row.config, *changed],
+            ["train", row.config, *changed, "--out", str(run)],
             ["export", str(run), *(only or ["--only", "float32"])],
         )
         for step in steps:
@@ -241,7 +253,7 @@ def main() -> int:
         if arguments.verb == "add":
             add(arguments.run)
         write_tables(read_results(RESULTS), documents())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UserError) as error:
         print(f"results.py: {error}", file=sys.stderr)
         return 2
     return 0

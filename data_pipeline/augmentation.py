@@ -440,23 +440,26 @@ def build_waveform_augmentation(
 
 
 def build_phrase_augmentation(
-    settings: AugmentSettings, sample_rate: int, noise: np.ndarray | None = None
+    settings: AugmentSettings, sample_rate: int, noise: np.ndarray | None = None, views: int = 1
 ) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
     """The same for clips of their own lengths: (audio, seed, lengths) -> audio, lengths; none is shifted.
 
     Arguments as above; lengths are int32 (batch,), and zeros come after.
+
+    Args:
+        views: so many of each clip come out, one after the other: of one speed, else drawn apart.
     """
     parts = _waveform_parts(settings.model_copy(update={"time_shift_ms": 0.0}), sample_rate, noise)
+    speed = parts.pop(0, None)
 
     def augment(audio: Tensor, seed: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        if speed is not None:
+            audio, lengths = speed.from_start(audio, tf.random.experimental.stateless_fold_in(seed, 0), lengths)
+        audio, lengths = tf.repeat(audio, views, axis=0), tf.repeat(lengths, views)
         for number, part in parts.items():
             own_seed = tf.random.experimental.stateless_fold_in(seed, number)
-            if isinstance(part, Speed):
-                audio, lengths = part.from_start(audio, own_seed, lengths)
-            elif isinstance(part, BackgroundNoise):
-                audio = part(audio, own_seed, lengths)
-            else:
-                audio = part(audio, own_seed)
+            of_lengths = (lengths,) if isinstance(part, BackgroundNoise) else ()
+            audio = part(audio, own_seed, *of_lengths)
         return audio, lengths
 
     return augment

@@ -4,7 +4,7 @@ Phrases of about one length share a batch. All that is random is a function of (
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -105,7 +105,8 @@ class PhraseData:
     """All that decides what a phrase recogniser learns from, step by step. See data_pipeline.dataset.TrainingData.
 
     A batch is features (batch, frames, features) float32, zero after a phrase's end; frames (batch,) int32; tokens
-    (batch, tokens) int32, zero after the last; token counts (batch,) int32.
+    (batch, tokens) int32, zero after the last; token counts (batch,) int32. With several views features are (batch,
+    views, frames, features).
     """
 
     source: PhraseSource
@@ -119,6 +120,8 @@ class PhraseData:
     batch_size: int
     """Phrases in a step, on all devices together."""
     steps_per_epoch: int
+    views: int = 1
+    """Each phrase comes so many times in a step, of one speed, else augmented differently."""
 
     def batches(self, step: int = 0, host: int = 0, hosts: int = 1) -> tf.data.Dataset:
         """Endless augmented batches. Arguments as for TrainingData.batches."""
@@ -139,7 +142,8 @@ class PhraseData:
         """
         step = tf.constant(0, tf.int64)
         loaded = [part[:clips] for part in self._load(step, 0, 1)]
-        plain, augmented = masked_features(self.front_end, *loaded[:2])[0], self._map(0)(step, *loaded)[0]
+        plain = masked_features(self.front_end, *loaded[:2])[0]
+        augmented = replace(self, views=1)._map(0)(step, *loaded)[0]
         frames = min(plain.shape[1], augmented.shape[1])
         return plain[:, :frames], augmented[:, :frames]
 
@@ -164,8 +168,8 @@ class PhraseData:
         return [tf.ensure_shape(part, [None] * (2 - index % 2)) for index, part in enumerate(loaded)]
 
     def _map(self, host: int) -> Callable[..., tuple[tf.Tensor, ...]]:
-        augment = self.augment
-        augment_waveforms = build_phrase_augmentation(augment, self.front_end.sample_rate, self.noise)
+        augment, views = self.augment, self.views
+        augment_waveforms = build_phrase_augmentation(augment, self.front_end.sample_rate, self.noise, views)
         share = augment.microphone_probability
         microphone = Microphone(share, self.front_end.bin_hz) if share else None
         augment_features = build_feature_augmentation(augment)
@@ -178,7 +182,10 @@ class PhraseData:
             response = None if microphone is None else microphone(audio, fold_in(key, 4))
             features, frames = masked_features(self.front_end, audio, samples, response)
             augmented, _ = augment_features(features, tf.zeros((1, 1)), key, frames)
-            return augmented * _mask(features, frames), frames, tokens, token_counts
+            features = augmented * _mask(features, frames)
+            if views > 1:
+                features = tf.reshape(features, (-1, views, tf.shape(features)[1], features.shape[2]))
+            return features, frames[::views], tokens, token_counts
 
         return to_features
 

@@ -1,7 +1,7 @@
 """How fast a training runs, and what holds it up: the model, the input pipeline, and both together."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import repeat
 
 from speech_gru.config import Config
@@ -14,33 +14,39 @@ WARM_UP_STEPS = 5
 def benchmark_training(config: Config, plan: Plan, steps: int) -> dict[str, float]:
     """Trains so many steps on one batch, reads so many batches, and trains on so many batches as they come.
 
-    Returns: model_ms, pipeline_ms, together_ms: of a step, on average; clips_per_second, of both together; and ratio,
-        of together_ms to the slower of the two: above 1 the model waits for data, or both want the same cores.
+    Returns: model_ms, pipeline_ms, together_ms: of a step, on average; clips_per_second, of both together; ratio, of
+        together_ms to the slower of the two: above 1 the model waits for data, or both want the same cores; and
+        data_wait_share, which tells these apart: the share of together_ms in which the model waits for its batch.
     """
     front_end = adapted_front_end(config)
     learner, data = build_learner(config, plan, front_end), training_data(config, plan, front_end)
     batch = next(device_batches(plan.strategy, data, 0))
 
-    def train(batches: Iterator) -> None:
-        float(learner.step(next(batches))["loss"])  # waits for the device
+    def train(batch: tuple) -> None:
+        float(learner.step(batch)["loss"])  # waits for the device
 
-    model = _step_seconds(train, repeat(batch), steps)
-    pipeline = _step_seconds(next, device_batches(plan.strategy, data, 0), steps)
-    together = _step_seconds(train, device_batches(plan.strategy, data, 0), steps)
+    _, model = _step_seconds(repeat(batch), train, steps)
+    pipeline, _ = _step_seconds(device_batches(plan.strategy, data, 0), lambda batch: None, steps)
+    waiting, training = _step_seconds(device_batches(plan.strategy, data, 0), train, steps)
+    together = waiting + training
     return {
         "model_ms": 1e3 * model,
         "pipeline_ms": 1e3 * pipeline,
         "together_ms": 1e3 * together,
         "clips_per_second": config.training.batch_size / together,
         "ratio": together / max(model, pipeline),
+        "data_wait_share": waiting / together,
     }
 
 
-def _step_seconds(step, batches: Iterator, steps: int) -> float:
-    """The mean: batches come in bursts, so that single steps tell little."""
-    for _ in range(WARM_UP_STEPS):
-        step(batches)
-    start = time.perf_counter()
-    for _ in range(steps):
-        step(batches)
-    return (time.perf_counter() - start) / steps
+def _step_seconds(batches: Iterator, use: Callable[[tuple], None], steps: int) -> tuple[float, float]:
+    """Means of the time in which a batch comes, and in which it is used: they come in bursts, a step tells little."""
+    coming = using = 0.0
+    for number in range(WARM_UP_STEPS + steps):
+        start = time.perf_counter()
+        batch = next(batches)
+        come = time.perf_counter()
+        use(batch)
+        if number >= WARM_UP_STEPS:
+            coming, using = coming + come - start, using + time.perf_counter() - come
+    return coming / steps, using / steps

@@ -67,6 +67,9 @@ class TrainingSettings(Settings):
     """Finished runs with the same labels and front end, whose mean probabilities are learned beside the labels."""
     distillation: Share = 0.7
     """The teachers' share in what a clip shall be called; the label has the rest. Without teachers of no effect."""
+    consistency: Annotated[float, Field(ge=0)] = 0.0
+    """With a CTC head, above 0: each phrase is heard twice in a step, augmented differently, and so much weight is on
+    hearing both alike (0.2 is usual). A step takes about twice as long."""
     epochs: Annotated[int, Field(ge=1)] = 40
     batch_size: Annotated[int, Field(ge=1)] = 128
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -247,6 +250,8 @@ class Config(Settings):
         if self.corpus.tokens and self.compose:
             raise ValueError("compose makes phrases of a corpus of words; it can't be had with corpus.tokens")
         if not has_phrases:
+            if self.training.consistency:
+                raise ValueError("training.consistency is for phrases; it needs model.head: ctc")
             return
         refused = {
             "augment.mixup": self.augment.mixup,

@@ -24,6 +24,8 @@ def build_objective(config: Config, teachers: Callable | None = None) -> Objecti
         teachers: see DistillationObjective; None: the labels alone.
     """
     if config.model.head == "ctc":
+        if config.training.consistency:
+            return ConsistentCtcObjective(config.model.subsampling, config.training.consistency)
         return CtcObjective(config.model.subsampling)
     if teachers is not None:
         return DistillationObjective(config.training.label_smoothing, teachers, config.training.distillation)
@@ -75,6 +77,43 @@ class CtcObjective:
         logits = model([features, frames], training=True)
         steps = frames // self.subsampling
         return ctc_loss(logits, steps, tokens, token_counts), says(logits, steps, tokens, token_counts)
+
+
+class ConsistentCtcObjective:
+    """CTC of two views of each phrase, which shall also be heard alike: CR-CTC (Yao et al. 2025, arXiv:2410.05101).
+
+    To the mean of the two views' CTC losses comes the mean of the divergences of one view's steps from the other's,
+    each of which the other one takes as given (equations 3 and 4).
+
+    Args:
+        share: what the divergence is multiplied with.
+    """
+
+    def __init__(self, subsampling: int, share: float):
+        self.subsampling, self.share = subsampling, share
+
+    def __call__(self, model, features, frames, tokens, token_counts):
+        """Features (batch, 2, frames, features); `correct` is of the first view."""
+        steps, shape = frames // self.subsampling, ops.shape(features)
+        both = ops.reshape(features, (-1, shape[2], features.shape[3]))
+        logits = model([both, ops.repeat(frames, 2)], training=True)
+        views = logits[0::2], logits[1::2]
+        recognized = sum(ctc_loss(view, steps, tokens, token_counts) for view in views) / 2
+        differing = (divergence(*views, steps) + divergence(*reversed(views), steps)) / 2
+        return recognized + self.share * differing, says(views[0], steps, tokens, token_counts)
+
+
+def divergence(given, logits, steps):
+    """Kullback and Leibler's of `logits` from `given`, a constant, summed over each clip's steps: float32 (batch,).
+
+    Args:
+        given, logits: (batch, steps, labels).
+        steps: (batch,) int32, each clip's own.
+    """
+    expected = ops.stop_gradient(ops.log_softmax(ops.cast(given, "float32"), axis=2))
+    found = ops.log_softmax(ops.cast(logits, "float32"), axis=2)
+    of_steps = ops.sum(ops.exp(expected) * (expected - found), axis=2)
+    return ops.sum(of_steps * ops.cast(_within(of_steps, steps), "float32"), axis=1)
 
 
 def ctc_loss(logits, steps, tokens, token_counts):

@@ -97,6 +97,7 @@ def phrase_data(config: Config, labels: tuple[str, ...], front_end: FrontEnd, st
         config.seed,
         config.training.batch_size,
         steps_per_epoch,
+        views=2 if config.training.consistency else 1,
     )
 
 

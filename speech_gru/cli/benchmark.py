@@ -47,4 +47,5 @@ def train(
         table.add_row(name, f"{milliseconds:.1f}", f"{1e3 * experiment.training.batch_size / milliseconds:,.0f}")
     print_table(table)
     print(f"{plan.devices}; {plan.policy}; GRU: {plan.gru}")
-    print(f"together: {figures['ratio']:.2f} times the slower of the two")
+    waiting = f"the model waits for data in {figures['data_wait_share']:.0%} of the time"
+    print(f"together: {figures['ratio']:.2f} times the slower of the two; {waiting}")

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from speech_gru.config import load_config
+from speech_gru.config import differences, dump_config, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,6 +41,28 @@ def test_a_table_that_is_out_of_date_is_noticed(results):
     assert new.endswith(f"\n{results.END}\nmore\n")
     assert f"{100 * rows[0].accuracy:.2f} %" in new
     assert results.with_tables(new, rows) == new
+
+
+class TestCommand:
+    def test_of_a_shipped_experiment(self, results):
+        assert results.training_command(load_config("an4")) == "speech-gru train an4"
+
+    def test_what_is_set_otherwise_is_in_it(self, results):
+        settings = ["seed=2", "training.initial=runs/with a blank", "corpus.words=[a, b]", "augment.speed=null"]
+        command = results.training_command(load_config("demo", settings))
+        program, verb, name, *given = shlex.split(command)
+        assert (program, verb, name, given[::2]) == ("speech-gru", "train", "demo", ["--set"] * 4)
+        assert differences(load_config("demo", settings), load_config("demo", given[1::2])) == {}
+        assert differences(load_config("demo"), load_config("demo", given[1::2])).keys() == {
+            *("seed", "training.initial", "corpus.words", "augment.speed")
+        }
+
+    def test_of_an_experiment_that_isnt_shipped(self, results, run, capsys, monkeypatch):
+        text = (run / "config.yaml").read_text().replace("name: demo", "name: mine")
+        (run / "config.yaml").write_text(text)
+        monkeypatch.setattr("sys.argv", ["results.py", "add", str(run)])
+        assert results.main() == 2
+        assert "results.py: mine: " in capsys.readouterr().err
 
 
 def test_a_table_of_all(results):
@@ -83,7 +106,7 @@ def run(tmp_path):
     report = {"split": "test", "model": {"parameters": 10, "multiply_adds": 20}, "artefacts": artefacts}
     (folder / "export" / "export_report.json").write_text(json.dumps(report))
     (folder / "metrics.json").write_text(json.dumps({"test": figures}))
-    (folder / "config.yaml").write_text("name: demo\nseed: 3\n")
+    (folder / "config.yaml").write_text(dump_config(load_config("demo", ["seed=3"])))
     return folder
 
 
@@ -182,27 +205,35 @@ class TestReproduce:
         """Has the run's rows in the file; gives the run's figures to what is trained anew; returns the commands."""
         monkeypatch.setattr(results, "RESULTS", tmp_path / "results.csv")
         results.add(run)
-        commands, codes = [], {}
+        commands, codes, given = [], {}, []
 
         def execute(command, **options):
             verb = command[3]
             commands.append(verb)
+            given.append(command[4:])
             if verb == "train" and "--out" in command:
                 shutil.copytree(run, command[command.index("--out") + 1])
             return subprocess.CompletedProcess(command, codes.get(verb, 0))
 
         monkeypatch.setattr(results.subprocess, "run", execute)
-        return commands, codes
+        return commands, codes, given
 
     def test_a_row(self, results, told, capsys):
         assert results.reproduce("demo/3/float32") == 0
         assert told[0] == ["prepare", "train", "export"]
+        prepared, (*trained, out, _), _ = told[2]
+        assert prepared == trained == ["demo", "--set", "seed=3"]
+        assert out == "--out"
         assert "promised 90.00% (80.00% to 95.00%), found 90.00%" in capsys.readouterr().out
 
     def test_the_runs_that_it_needs_are_trained_first(self, results, told, tmp_path, monkeypatch):
         monkeypatch.setattr(results, "ROOT", tmp_path)
         monkeypatch.setattr(results, "SHIPPED", tmp_path)
-        monkeypatch.setattr(results, "load_config", lambda name: load_config(tmp_path / f"{name}.yaml"))
+
+        def load(name, settings=()):
+            return load_config(tmp_path / f"{name}.yaml" if isinstance(name, str) else name, settings)
+
+        monkeypatch.setattr(results, "load_config", load)
         needs = {"demo": "{initial: runs/first}", "first": "{teachers: [runs/second, runs/mine]}", "second": "{}"}
         for name, training in needs.items():
             (tmp_path / f"{name}.yaml").write_text(f"corpus: {{path: a, shards: b}}\ntraining: {training}\n")

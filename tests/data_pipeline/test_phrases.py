@@ -1,5 +1,6 @@
 """What a phrase recogniser learns from: each phrase once an epoch, as long as it is, whatever is in its batch."""
 
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -212,6 +213,48 @@ class TestBatches:
         for plain, loud, count in zip(before, after, frames, strict=True):
             # Log-mel is in decibels.
             np.testing.assert_allclose(loud[:count] - plain[:count], 6, atol=1e-2)
+
+
+class TestViews:
+    """Each phrase twice in a step."""
+
+    @pytest.fixture
+    def twice(self, data):
+        return lambda **augment: replace(data(**augment), views=2)
+
+    def test_without_augmentation_both_are_the_phrase(self, data, twice):
+        for batch, (features, *rest) in zip(first(5, data().batches()), first(5, twice().batches()), strict=True):
+            assert_same(batch[1:], rest)
+            for view in (0, 1):
+                np.testing.assert_allclose(features[:, view], batch[0], atol=1e-5)
+
+    def test_both_are_played_at_one_speed(self, data, twice):
+        plain, fast = first(5, data().batches()), first(5, twice(speed=(0.8, 1.25)).batches())
+        assert any((batch[1] != other[1]).any() for batch, other in zip(plain, fast, strict=True))
+        for features, frames, _, _ in fast:
+            assert (features.shape[:2], frames.shape) == ((4, 2), (4,))
+            np.testing.assert_array_equal(features[:, 0], features[:, 1])
+
+    @pytest.mark.parametrize(
+        "augment",
+        [
+            {"gain_db": (-20, 0)},
+            {"noise_probability": 1, "snr_db": (0, 10), "noise": noise_of(99, 20000)},
+            {"microphone_probability": 1},
+            {"frequency_masks": 2, "frequency_mask_bins": 9},
+        ],
+    )
+    def test_the_rest_is_drawn_for_each(self, twice, augment):
+        for features, frames, _, _ in first(5, twice(**augment).batches()):
+            for (one, other), count in zip(features, frames, strict=True):
+                assert not one[count:].any()
+                assert not other[count:].any()
+            different = [not np.allclose(one, other) for one, other in features]
+            assert sum(different) >= 3  # two draws may be masks of no width
+
+    def test_before_and_after_are_single_phrases(self, twice):
+        before, after = twice(gain_db=(6, 6.0001)).before_and_after(3)
+        assert before.shape == after.shape == (3, *before.shape[1:])
 
 
 class TestFrames:

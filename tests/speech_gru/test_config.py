@@ -284,6 +284,12 @@ class TestPhrases:
         assert complaint("", *phrases, setting) == f"mine.yaml: {key}: not for phrases (model.head: ctc); leave it out"
         assert load("", "model.bidirectional=false", setting)
 
+    def test_consistency_is_theirs_alone(self, complaint, load):
+        said = complaint("", "training.consistency=0.2")
+        assert said == "mine.yaml: training.consistency is for phrases; it needs model.head: ctc"
+        phrases = ("corpus.tokens=words", "model.head=ctc")
+        assert load("", *phrases, "training.consistency=0.2").training.consistency == 0.2
+
     @pytest.mark.parametrize(
         ("values", "message"),
         [

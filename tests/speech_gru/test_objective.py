@@ -12,12 +12,23 @@ import pytest
 import tensorflow as tf
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
+from scipy.stats import entropy
 
 from data_pipeline.phrases import steps_needed
 from speech_gru.config import Config, ModelSettings
 from speech_gru.decoding import ctc_log_likelihood, greedy
 from speech_gru.model import build_model
-from speech_gru.objective import UNSAYABLE, ClassificationObjective, CtcObjective, build_objective, ctc_loss, says
+from speech_gru.objective import (
+    UNSAYABLE,
+    ClassificationObjective,
+    ConsistentCtcObjective,
+    CtcObjective,
+    build_objective,
+    ctc_loss,
+    divergence,
+    says,
+)
 from speech_gru.training import dtype_policy
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -315,13 +326,70 @@ class TestPadding:
             )
 
 
+class TestDivergence:
+    @settings(max_examples=30, deadline=None)
+    @given(SEEDS)
+    def test_it_is_kullbacks_and_leiblers_and_moves_one_of_the_two(self, seed):
+        given_logits, steps, _, _ = case(seed)
+        logits = np.random.default_rng(seed + 1).normal(0, 2, given_logits.shape).astype(np.float32)
+        variables = [tf.Variable(given_logits), tf.Variable(logits)]
+        with tf.GradientTape() as tape:
+            found = divergence(*variables, tf.constant(steps))
+        of_given, gradient = tape.gradient(found, variables)
+        assert of_given is None
+        expected = [
+            sum(entropy(p, q) for p, q in zip(softmax(one[:count], 1), softmax(other[:count], 1), strict=True))
+            for one, other, count in zip(given_logits.astype(np.float64), logits.astype(np.float64), steps, strict=True)
+        ]
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+        difference = softmax(logits, 2) - softmax(given_logits, 2)  # what the derivative comes to
+        inside = np.arange(STEPS) < steps[:, None]
+        np.testing.assert_allclose(gradient, difference * inside[:, :, None], rtol=1e-3, atol=1e-5)
+
+
+class TestConsistency:
+    def measure(self, features, share, **settings):
+        frames, (_, *texts) = np.array(FRAMES, np.int32), clips()
+        model = phrase_model(**MODELS["bidirectional"], **settings)
+        losses, correct = ConsistentCtcObjective(1, share)(model, features, frames, *texts)
+        plain = [CtcObjective(1)(model, features[:, view], frames, *texts) for view in (0, 1)]
+        return losses.numpy(), correct.numpy(), [(part.numpy(), right.numpy()) for part, right in plain]
+
+    def test_equal_views_cost_what_one_costs(self):
+        features = padded(clips()[0], 19)
+        losses, correct, ((expected, right), _) = self.measure(np.stack([features, features], axis=1), 0.5)
+        np.testing.assert_allclose(losses, expected, rtol=1e-4)
+        np.testing.assert_array_equal(correct, right)
+
+    def test_different_ones_cost_their_mean_and_more(self):
+        features, shares = padded(clips()[0], 19), (0.0, 0.1, 0.3)
+        views = np.stack([features, 0.5 * features], axis=1)
+        none, little, much = (self.measure(views, share)[0] for share in shares)
+        _, correct, ((one, right), (other, _)) = self.measure(views, 0.0)
+        np.testing.assert_allclose(none, (one + other) / 2, rtol=1e-4)
+        np.testing.assert_array_equal(correct, right)
+        assert (little > none).all()
+        np.testing.assert_allclose(much - none, 3 * (little - none), rtol=1e-2)
+
+    def test_what_lies_behind_a_phrase_is_of_no_matter(self):
+        found = []
+        for frames, filler in ((19, 0.0), (31, 9.0)):
+            features = padded(clips()[0], frames, filler)
+            found.append(self.measure(np.stack([features, 0.5 * features], axis=1), 0.2)[0])
+        np.testing.assert_allclose(*found, rtol=1e-3)
+
+
 def test_the_objective_is_chosen_by_the_head(tmp_path):
     corpus = {"path": tmp_path, "shards": tmp_path}
     assert isinstance(build_objective(Config(name="x", corpus=corpus)), ClassificationObjective)
     config = Config(
         name="x", corpus={**corpus, "tokens": "words"}, model={"head": "ctc", "subsampling": 3}, augment={"speed": None}
     )
+    assert isinstance(build_objective(config), CtcObjective)
     assert build_objective(config).subsampling == 3
+    training = config.training.model_copy(update={"consistency": 0.2})
+    consistent = build_objective(config.model_copy(update={"training": training}))
+    assert (type(consistent), consistent.subsampling, consistent.share) == (ConsistentCtcObjective, 3, 0.2)
 
 
 ELSEWHERE = f"""

@@ -278,8 +278,10 @@ def terminate(step: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_stopped_run_ends_as_if_it_had_never_been_stopped(phrase_config, tmp_path):
-    quiet = changed(phrase_config, "tensorboard", image_epochs=0, augmented_clips=0, graph=False)
+@pytest.mark.parametrize("consistency", [0, 0.2])
+def test_a_stopped_run_ends_as_if_it_had_never_been_stopped(phrase_config, tmp_path, consistency):
+    quiet = changed(phrase_config, "tensorboard", image_epochs=0, augmented_clips=consistency > 0, graph=False)
+    quiet = changed(quiet, "training", consistency=consistency)
     history = run(quiet, tmp_path / "whole")
     assert len(history) == 2
     for step, action in ((3, kill), (7, terminate)):
