@@ -20,6 +20,7 @@ from data_pipeline.files import written_aside
 from speech_gru.checkpoint import restore_newest, save_checkpoint
 from speech_gru.devices import agree, broadcast, host, set_variables, sum_over_hosts
 from speech_gru.evaluation import Predictions
+from speech_gru.memory import give_back_free
 from speech_gru.optimization import averaged_weights
 from speech_gru.signals import StopSignal, listening
 
@@ -207,6 +208,7 @@ class TrainingLoop:
         clips = (progress.step - first) * schedule.batch_size
         self._end_epoch(told, {"clips_per_second": clips / seconds, "data_wait_share": waiting / seconds})
         self._save()
+        give_back_free()  # or each epoch adds to what the others' batches and pictures have left between used pages
         self._obey(stop, self._is_told(stop))
 
     def _tell(self, what: str, *about) -> None:

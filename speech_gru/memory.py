@@ -14,10 +14,19 @@ def few_arenas() -> None:
     Each of TensorFlow's threads would hold on to the largest batches that it ever made: a third more memory after 30
     epochs. Elsewhere than on glibc there is nothing to do. MALLOC_ARENA_MAX in the environment goes first.
     """
-    if sys.platform == "linux" and "MALLOC_ARENA_MAX" not in os.environ:
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(_M_ARENA_MAX, max(1, (os.cpu_count() or 1) // 4))
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        _call_glibc("mallopt", _M_ARENA_MAX, max(1, (os.cpu_count() or 1) // 4))
+
+
+def give_back_free() -> None:
+    """Has glibc give back what it holds on to of freed memory: an arena's free pages between others', too."""
+    _call_glibc("malloc_trim", 0)
+
+
+def _call_glibc(name: str, *arguments: int) -> None:
+    """Nothing where there is no such function."""
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), name):
+        getattr(library, name)(*arguments)
 
 
 def peak_memory() -> dict[str, float]:

@@ -58,3 +58,28 @@ def test_threads_share_arenas(tmp_path, given, most):
         pytest.skip("needs glibc, whose arenas these are")
     assert done.returncode == 0, done.stderr
     assert 1 <= int(done.stdout) <= most
+
+
+GIVE_BACK = """
+import ctypes, resource, sys
+from pathlib import Path
+from speech_gru.memory import give_back_free
+if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+    sys.exit("no glibc")
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+blocks = [bytearray(b"x" * 100_000) for _ in range(1000)]
+blocks[:-1] = []  # the last one keeps the heap from shrinking
+before = resident()
+give_back_free()
+print(before - resident())
+"""
+
+
+def test_free_memory_is_given_back():
+    environment = {**os.environ, "PYTHONMALLOC": "malloc", "MALLOC_ARENA_MAX": "1"}
+    done = subprocess.run([sys.executable, "-c", GIVE_BACK], capture_output=True, text=True, env=environment)
+    if "no glibc" in done.stderr:
+        pytest.skip("needs glibc, which holds on to it")
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50e6
