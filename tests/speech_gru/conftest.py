@@ -1,4 +1,4 @@
-"""Files whose graph can be checked by hand."""
+"""Files whose graph can be checked by hand, and a quick experiment."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,16 @@ import pytest
 from export.flatbuffer import Form, Graph, ModelWriter, Tensor
 from export.tflite import METADATA_NAME
 from speech_gru.artefact import Artefact, describe, sign
+
+
+@pytest.fixture(scope="session")
+def light_config(tiny_config):
+    """The tiny experiment in two short epochs, with a model that TensorFlow has soon compiled."""
+    from trainings import changed
+
+    light = changed(tiny_config, "model", units=5, layers=1, bidirectional=False, pooling="last", dropout=0.3)
+    light = changed(light, "training", epochs=2, warmup_epochs=0.5, ema=0.6, checkpoint_steps=3, patience=5)
+    return changed(light, "tensorboard", image_epochs=0, augmented_clips=0, pr_curves=False)
 
 
 @pytest.fixture(scope="session")

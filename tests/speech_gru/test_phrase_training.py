@@ -3,9 +3,7 @@
 import csv
 import io
 import json
-import os
 import shutil
-import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,8 +24,9 @@ from speech_gru.phrase_training import PhraseValidator, measured_phrases
 from speech_gru.report import report_run
 from speech_gru.run import load_run, take_encoder
 from speech_gru.tensorboard import draw_results
-from speech_gru.training import adapted_front_end, plan_training, train
+from speech_gru.training import adapted_front_end
 from speech_gru.transcripts import Transcripts
+from trainings import At, KilledError, assert_same_weights, changed, kill, run, terminate
 
 RATE = 8000
 TONES = {"ja": 300, "nein": 900, "mehr": 2300}
@@ -73,19 +72,6 @@ def phrase_config(tmp_path_factory, tiny_config) -> Config:
     )
     prepare(config.corpus)
     return config
-
-
-def changed(config: Config, section: str, **values) -> Config:
-    part = getattr(config, section)
-    return config.model_copy(update={section: type(part).model_validate(part.model_dump() | values)})
-
-
-def run(config: Config, folder, *monitors: Monitor):
-    return train(config, plan_training(config), folder, monitors=monitors, report=lambda line: None)
-
-
-def trained_weights(folder) -> list[np.ndarray]:
-    return load_run(folder).recognizer.get_layer("encoder_and_head").get_weights()
 
 
 class Recorder(Monitor):
@@ -257,27 +243,6 @@ class TestValidator:
         assert found.guesses[0] == ""
 
 
-class At(Monitor):
-    def __init__(self, at: int, action):
-        self.at, self.action = at, action
-
-    def step(self, step, told):
-        if step == self.at:
-            self.action(step)
-
-
-class KilledError(Exception):
-    """Stands for the end of a process: nobody handles it."""
-
-
-def kill(step: int) -> None:
-    raise KilledError
-
-
-def terminate(step: int) -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 @pytest.mark.parametrize("consistency", [0, 0.2])
 def test_a_stopped_run_ends_as_if_it_had_never_been_stopped(phrase_config, tmp_path, consistency):
     quiet = changed(phrase_config, "tensorboard", image_epochs=0, augmented_clips=consistency > 0, graph=False)
@@ -289,8 +254,7 @@ def test_a_stopped_run_ends_as_if_it_had_never_been_stopped(phrase_config, tmp_p
             run(quiet, tmp_path / "stopped", At(step, action))
         assert not (tmp_path / "stopped" / "model.keras").exists()
     assert run(quiet, tmp_path / "stopped") == history
-    for one, two in zip(trained_weights(tmp_path / "whole"), trained_weights(tmp_path / "stopped"), strict=True):
-        assert one.tobytes() == two.tobytes()
+    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
 
 
 class TestInitial:

@@ -9,24 +9,17 @@ import tensorflow as tf
 from data_pipeline.dataset import evaluation_batches
 from data_pipeline.errors import UserError
 from speech_gru.config import Config, dump_config, load_config
-from speech_gru.loop import Monitor
 from speech_gru.objective import ClassificationObjective, DistillationObjective, build_objective
 from speech_gru.run import load_run
 from speech_gru.teachers import Teachers, teachers_digest
-from speech_gru.training import adapted_front_end, plan_training, train
-
-
-def changed(config: Config, section: str, **values) -> Config:
-    part = getattr(config, section)
-    return config.model_copy(update={section: type(part).model_validate(part.model_dump() | values)})
+from speech_gru.training import adapted_front_end, plan_training
+from trainings import At, KilledError, assert_same_weights, changed, kill, run
 
 
 @pytest.fixture(scope="module")
-def light_config(tiny_config, tiny_run) -> Config:
-    """A student of tiny_run: two short epochs of a model that TensorFlow has soon compiled."""
-    light = changed(tiny_config, "model", units=5, layers=1, bidirectional=False, pooling="last", dropout=0.3)
-    light = changed(light, "training", epochs=2, warmup_epochs=0.5, ema=0.6, checkpoint_steps=3, teachers=[tiny_run])
-    return changed(light, "tensorboard", image_epochs=0, augmented_clips=0, pr_curves=False)
+def student_config(light_config, tiny_run) -> Config:
+    """tiny_run teaches the light experiment."""
+    return changed(light_config, "training", teachers=[tiny_run])
 
 
 @pytest.fixture(scope="module")
@@ -42,27 +35,6 @@ def front_end(tiny_config):
 def softmax(logits: np.ndarray) -> np.ndarray:
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
-def run(config: Config, folder, *monitors: Monitor):
-    return train(config, plan_training(config), folder, monitors=monitors, report=lambda line: None)
-
-
-def trained_weights(folder) -> list[np.ndarray]:
-    return load_run(folder).recognizer.get_layer("encoder_and_head").get_weights()
-
-
-class StoppedError(Exception):
-    """Stands for the end of a process: nobody handles it."""
-
-
-class StopAt(Monitor):
-    def __init__(self, at: int):
-        self.at = at
-
-    def step(self, step, told):
-        if step == self.at:
-            raise StoppedError
 
 
 def test_they_say_the_mean_of_their_probabilities(tiny_run, tiny_stream_run, tiny_config, labels, front_end):
@@ -94,14 +66,14 @@ def test_the_loss_is_shared_between_label_and_teachers():
     np.testing.assert_array_equal(correct, logits.argmax(axis=1) == labels.argmax(axis=1))
 
 
-def test_the_objective_distils_if_there_are_teachers(light_config):
-    assert type(build_objective(light_config)) is ClassificationObjective
-    objective = build_objective(light_config, lambda features: None)
+def test_the_objective_distils_if_there_are_teachers(student_config):
+    assert type(build_objective(student_config)) is ClassificationObjective
+    objective = build_objective(student_config, lambda features: None)
     assert isinstance(objective, DistillationObjective)
-    assert objective.share == light_config.training.distillation
+    assert objective.share == student_config.training.distillation
 
 
-def test_a_student_learns_what_its_teacher_says_and_the_teacher_nothing(light_config, tiny_run, labels, tmp_path):
+def test_a_student_learns_what_its_teacher_says_and_the_teacher_nothing(student_config, tiny_run, labels, tmp_path):
     """Labels count for nothing here, and the teacher calls each thing by the next one's name."""
     teacher = tmp_path / "teacher"
     shutil.copytree(tiny_run, teacher)
@@ -110,10 +82,10 @@ def test_a_student_learns_what_its_teacher_says_and_the_teacher_nothing(light_co
     head.set_weights([np.roll(weight, 1, axis=-1) for weight in head.get_weights()])
     recognizer.save(teacher / "model.keras")
     before = (teacher / "model.keras").read_bytes()
-    config = changed(light_config, "training", epochs=12, learning_rate=0.05, distillation=1, teachers=[teacher])
+    config = changed(student_config, "training", epochs=12, learning_rate=0.05, distillation=1, teachers=[teacher])
     figures = run(config, tmp_path / "run")
     assert figures[-1]["validation_accuracy"] < 0.2
-    student, config = load_run(tmp_path / "run"), light_config.corpus
+    student, config = load_run(tmp_path / "run"), student_config.corpus
     right, count = 0, 0
     for batch in evaluation_batches(config.shards, "test", config.clip_samples, 32):
         said = student.recognizer(batch["audio"]).numpy().argmax(axis=1)
@@ -123,21 +95,20 @@ def test_a_student_learns_what_its_teacher_says_and_the_teacher_nothing(light_co
     assert (teacher / "model.keras").read_bytes() == before
 
 
-def test_a_stopped_run_ends_as_if_it_had_never_been_stopped(light_config, tmp_path):
-    history = run(light_config, tmp_path / "whole")
+def test_a_stopped_run_ends_as_if_it_had_never_been_stopped(student_config, tmp_path):
+    history = run(student_config, tmp_path / "whole")
     for at in (4, 9):
-        with pytest.raises(StoppedError):
-            run(light_config, tmp_path / "stopped", StopAt(at))
-    assert run(light_config, tmp_path / "stopped") == history
-    for one, two in zip(trained_weights(tmp_path / "whole"), trained_weights(tmp_path / "stopped"), strict=True):
-        assert one.tobytes() == two.tobytes()
+        with pytest.raises(KilledError):
+            run(student_config, tmp_path / "stopped", At(at, kill))
+    assert run(student_config, tmp_path / "stopped") == history
+    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
 
 
-def test_a_run_does_not_go_on_with_a_teacher_that_has_changed(light_config, tiny_run, tiny_stream_run, tmp_path):
+def test_a_run_does_not_go_on_with_a_teacher_that_has_changed(student_config, tiny_run, tiny_stream_run, tmp_path):
     shutil.copytree(tiny_run, tmp_path / "teacher")
-    config = changed(light_config, "training", teachers=[tmp_path / "teacher"])
-    with pytest.raises(StoppedError):
-        run(config, tmp_path / "run", StopAt(4))
+    config = changed(student_config, "training", teachers=[tmp_path / "teacher"])
+    with pytest.raises(KilledError):
+        run(config, tmp_path / "run", At(4, kill))
     model = load_run(tiny_run).recognizer
     weights = model.get_weights()
     model.set_weights([*weights[:-1], weights[-1] + 1])
@@ -152,17 +123,17 @@ class TestRefused:
         with pytest.raises(UserError, match=match):
             Teachers(config, labels, front_end)
 
-    def test_no_finished_run(self, light_config, labels, front_end, tmp_path):
-        config = changed(light_config, "training", teachers=[tmp_path])
+    def test_no_finished_run(self, student_config, labels, front_end, tmp_path):
+        config = changed(student_config, "training", teachers=[tmp_path])
         self.refused(config, labels, front_end, "is no finished run")
         for setting in ({"teachers": [tmp_path]}, {"teachers": (), "initial": tmp_path}):
-            config = changed(light_config, "training", **setting)
+            config = changed(student_config, "training", **setting)
             with pytest.raises(UserError, match=r"training\.initial, teachers: .* is no finished run; train it first"):
                 plan_training(config)
 
-    def test_other_labels(self, light_config, labels, front_end):
+    def test_other_labels(self, student_config, labels, front_end):
         self.refused(
-            light_config, [*labels[:-1], "neu"], front_end, r"differs in labels: expected .*neu, but there it is "
+            student_config, [*labels[:-1], "neu"], front_end, r"differs in labels: expected .*neu, but there it is "
         )
 
     @pytest.mark.parametrize(
@@ -173,25 +144,25 @@ class TestRefused:
             ("corpus", {"sample_rate": 16000}, "corpus.sample_rate: expected 16000, but there it is 8000"),
         ],
     )
-    def test_other_features(self, light_config, labels, front_end, section, values, named):
-        self.refused(changed(light_config, section, **values), labels, front_end, f"differs in {named}")
+    def test_other_features(self, student_config, labels, front_end, section, values, named):
+        self.refused(changed(student_config, section, **values), labels, front_end, f"differs in {named}")
 
-    def test_a_recogniser_of_phrases(self, light_config, labels, front_end, tiny_run, monkeypatch):
+    def test_a_recogniser_of_phrases(self, student_config, labels, front_end, tiny_run, monkeypatch):
         other = load_run(tiny_run)
         phrases = other.config.model_copy(update={"model": other.config.model.model_copy(update={"head": "ctc"})})
         monkeypatch.setattr(
             "speech_gru.teachers.load_run", lambda folder: type(other)(**vars(other) | {"config": phrases})
         )
         self.refused(
-            light_config, labels, front_end, "differs in model.head: expected classification, but there it is ctc"
+            student_config, labels, front_end, "differs in model.head: expected classification, but there it is ctc"
         )
 
-    def test_features_of_another_corpus(self, light_config, labels, tiny_config):
+    def test_features_of_another_corpus(self, student_config, labels, tiny_config):
         other = adapted_front_end(tiny_config)
         other.normalization.adapt_mean.assign(other.normalization.adapt_mean + 1)
-        self.refused(light_config, labels, other, "were normalised with another corpus; train the teacher on")
+        self.refused(student_config, labels, other, "were normalised with another corpus; train the teacher on")
 
 
-def test_the_config_reads_them_back(light_config, tmp_path):
-    (tmp_path / "config.yaml").write_text(dump_config(light_config), encoding="utf-8")
-    assert load_config(tmp_path / "config.yaml").training.teachers == light_config.training.teachers
+def test_the_config_reads_them_back(student_config, tmp_path):
+    (tmp_path / "config.yaml").write_text(dump_config(student_config), encoding="utf-8")
+    assert load_config(tmp_path / "config.yaml").training.teachers == student_config.training.teachers

@@ -28,62 +28,8 @@ from speech_gru.commit import recorded_commits
 from speech_gru.config import Config, dump_config, load_config
 from speech_gru.loop import DivergenceError, Interrupted, Monitor
 from speech_gru.run import load_run
-from speech_gru.training import adapted_front_end, plan_training, shards_digest, train, training_data
-
-
-def changed(config: Config, section: str, **values) -> Config:
-    part = getattr(config, section)
-    return config.model_copy(update={section: type(part).model_validate(part.model_dump() | values)})
-
-
-@pytest.fixture(scope="module")
-def light_config(tiny_config) -> Config:
-    """The tiny experiment in two short epochs, with a model that TensorFlow has soon compiled."""
-    light = changed(tiny_config, "model", units=5, layers=1, bidirectional=False, pooling="last", dropout=0.3)
-    light = changed(light, "training", epochs=2, warmup_epochs=0.5, ema=0.6, checkpoint_steps=3, patience=5)
-    return changed(light, "tensorboard", image_epochs=0, augmented_clips=0, pr_curves=False)
-
-
-def run(config: Config, folder, *monitors: Monitor, said: list[str] | None = None):
-    report = [].append if said is None else said.append
-    return train(config, plan_training(config), folder, monitors=monitors, report=report)
-
-
-def trained_weights(folder) -> list[np.ndarray]:
-    return load_run(folder).recognizer.get_layer("encoder_and_head").get_weights()
-
-
-def assert_same_weights(folder, other) -> None:
-    """All bits."""
-    for one, two in zip(trained_weights(folder), trained_weights(other), strict=True):
-        assert one.tobytes() == two.tobytes()
-
-
-class At(Monitor):
-    """Calls a function with the step once step `at` is told of."""
-
-    def __init__(self, at: int, action):
-        self.at, self.action = at, action
-
-    def step(self, step, told):
-        if step == self.at:
-            self.action(step)
-
-
-class KilledError(Exception):
-    """Stands for the end of a process: nobody handles it."""
-
-
-def kill(step: int) -> None:
-    raise KilledError
-
-
-def terminate(step: int) -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def interrupt(step: int) -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+from speech_gru.training import adapted_front_end, plan_training, shards_digest, training_data
+from trainings import At, KilledError, assert_same_weights, changed, interrupt, kill, run, terminate, trained_weights
 
 
 @pytest.fixture(scope="module")
