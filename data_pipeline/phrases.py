@@ -24,6 +24,10 @@ from data_pipeline.tokens import split_text
 BATCHES_SORTED = 16
 """So many batches' phrases are sorted by length at a time: the more, the less padding, and the less mixed they are."""
 
+_LENGTHS_A_SECOND = 4
+"""Training's batches are whole quarters of a second long: for each length that it meets oneDNN compiles operators of
+their own, and keeps them, so that with as many lengths as there are batches memory would grow from epoch to epoch."""
+
 
 class PhraseSource(Protocol):
     """Where phrases come from. `epoch` says which ones are meant, where each epoch has its own."""
@@ -161,7 +165,8 @@ class PhraseData:
             before = self.augment.time_shift_ms * self.front_end.sample_rate / 1000
             leads = generator.integers(0, round(before) + 1, len(phrases))
             audio = [np.pad(pcm, (lead, 0)) for (pcm, _, _), lead in zip(phrases, leads, strict=True)]
-            return (*pad(audio, np.int16, self.front_end.fft_size), *pad([self.spell(text) for _, text, _ in phrases]))
+            padded = pad(audio, np.int16, self.front_end.fft_size, self.front_end.sample_rate // _LENGTHS_A_SECOND)
+            return (*padded, *pad([self.spell(text) for _, text, _ in phrases]))
 
         types = (tf.int16, tf.int32, tf.int32, tf.int32)
         loaded = tf.numpy_function(load, [step], types)
@@ -216,10 +221,11 @@ def _mask(features: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
     return tf.sequence_mask(frames, tf.shape(features)[1], tf.float32)[:, :, tf.newaxis]
 
 
-def pad(rows: list, dtype: type = np.int32, at_least: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def pad(rows: list, dtype: type = np.int32, at_least: int = 1, multiple_of: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Sequences of different lengths as one array, zeros behind the shorter ones, and their lengths, int32."""
     lengths = np.array([len(row) for row in rows], np.int32)
-    padded = np.zeros((len(rows), max(at_least, lengths.max(initial=0))), dtype)
+    longest = -(-max(at_least, lengths.max(initial=0)) // multiple_of) * multiple_of
+    padded = np.zeros((len(rows), longest), dtype)
     for place, row in zip(padded, rows, strict=True):
         place[: len(row)] = row
     return padded, lengths

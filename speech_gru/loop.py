@@ -208,7 +208,6 @@ class TrainingLoop:
         clips = (progress.step - first) * schedule.batch_size
         self._end_epoch(told, {"clips_per_second": clips / seconds, "data_wait_share": waiting / seconds})
         self._save()
-        give_back_free()  # or each epoch adds to what the others' batches and pictures have left between used pages
         self._obey(stop, self._is_told(stop))
 
     def _tell(self, what: str, *about) -> None:
@@ -269,6 +268,7 @@ class TrainingLoop:
             if self.is_chief:
                 with written_aside(self.best_file) as aside, aside.open("wb") as file:
                     np.savez(file, *weights)
+        give_back_free()  # or each epoch adds to what the others' batches and pictures have left between used pages
         self._tell("epoch", epoch, figures | timing, predictions)
 
     def _save(self) -> None:

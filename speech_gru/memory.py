@@ -3,9 +3,11 @@
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 _M_ARENA_MAX = -8
 """Of glibc's malloc.h."""
+_PAGES = Path("/proc/self/statm")
 
 
 def few_arenas() -> None:
@@ -29,14 +31,16 @@ def _call_glibc(name: str, *arguments: int) -> None:
         getattr(library, name)(*arguments)
 
 
-def peak_memory() -> dict[str, float]:
-    """Megabytes at most in use so far: of this process, and of the first GPU if there is one."""
+def used_memory() -> dict[str, float]:
+    """Megabytes: host_peak, of this process at most so far; host, now, on Linux; gpu_peak, of the first GPU."""
     import resource
 
     import tensorflow as tf
 
     unit = 1 if sys.platform == "darwin" else 1024
-    used = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6}
+    used = {"host_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6}
+    if _PAGES.exists():
+        used["host"] = int(_PAGES.read_text().split()[1]) * resource.getpagesize() / 1e6
     if tf.config.list_logical_devices("GPU"):
-        used["gpu"] = tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6
+        used["gpu_peak"] = tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6
     return used

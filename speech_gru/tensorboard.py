@@ -19,7 +19,7 @@ from data_pipeline.phrases import PhraseData, PhraseSource
 from speech_gru.config import TensorBoardSettings
 from speech_gru.evaluation import Predictions, confusion_figure, picture, worst_indices
 from speech_gru.loop import Monitor
-from speech_gru.memory import peak_memory
+from speech_gru.memory import used_memory
 from speech_gru.run import Run
 from speech_gru.transcripts import Transcripts
 
@@ -85,8 +85,8 @@ class TensorBoard(Monitor):
                 tf.summary.scalar(f"optimiser/{name}", figures[name])
             for name in ("clips_per_second", "data_wait_share"):
                 tf.summary.scalar(f"speed/{name}", figures[name])
-            for place, megabytes in peak_memory().items():
-                tf.summary.scalar(f"memory/{place}_peak_megabytes", megabytes)
+            for place, megabytes in used_memory().items():
+                tf.summary.scalar(f"memory/{place}_megabytes", megabytes)
         with self._validation.as_default(step=step):
             for name in ("loss", "accuracy"):
                 tf.summary.scalar(f"epochs/{name}", figures[f"validation_{name}"])

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import tensorflow as tf
 
-from speech_gru.memory import peak_memory
+from speech_gru.memory import used_memory
 
 COUNT_ARENAS = """
 import ctypes, re, sys, threading
@@ -41,11 +41,13 @@ def test_memory_is_told_in_megabytes(monkeypatch):
 
     pretend([])
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    peak = int(status["VmHWM"].removesuffix("kB")) * 1024 / 1e6  # the kernel's kB are of 1024 bytes
-    assert peak_memory() == {"host": pytest.approx(peak, rel=0.01)}
+    peak, now = (int(status[name].removesuffix("kB")) * 1024 / 1e6 for name in ("VmHWM", "VmRSS"))  # kB of 1024 bytes
+    assert used_memory() == {"host_peak": pytest.approx(peak, rel=0.01), "host": pytest.approx(now, rel=0.05)}
     pretend([SimpleNamespace()])
     monkeypatch.setattr(tf.config.experimental, "get_memory_info", lambda device: {"current": 1, "peak": 7_500_000})
-    assert peak_memory()["gpu"] == 7.5
+    assert used_memory()["gpu_peak"] == 7.5
+    monkeypatch.setattr("speech_gru.memory._PAGES", Path("/nowhere"))  # as on macOS
+    assert used_memory().keys() == {"host_peak", "gpu_peak"}
 
 
 @pytest.mark.parametrize(("given", "most"), [(None, max(1, (os.cpu_count() or 1) // 4)), ("3", 3)])
