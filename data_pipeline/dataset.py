@@ -25,6 +25,8 @@ SHUFFLE_BYTES = 2**26
 
 tf.data's own `shuffle` can't take its seed from the epoch's number: an epoch's order would hang on what ran before.
 """
+PREFETCHED = 4
+"""So many batches may wait. tf.data's own choice grows without a bound: with whatever keeps training waiting for long."""
 fold_in = tf.random.experimental.stateless_fold_in
 
 
@@ -39,7 +41,7 @@ def evaluation_batches(shards: Path, split: str, clip_samples: int, batch_size: 
     files, _, _ = _find_shards(shards, split, clip_samples)
     records = tf.data.TFRecordDataset(files)
     batches = records.batch(batch_size).map(lambda serialized: decode_batch(serialized, clip_samples))
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return batches.prefetch(PREFETCHED)
 
 
 def training_records(
@@ -116,7 +118,7 @@ class TrainingData:
         """
         to_features = self._map(host, hosts)
         batches = self.records(step).map(to_features, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return batches.prefetch(tf.data.AUTOTUNE)
+        return batches.prefetch(PREFETCHED)
 
     def clips_of_step(self, step: int) -> list[str]:
         """The paths of the clips that training step `step`, counted from 0, learns from."""
@@ -187,7 +189,7 @@ def feature_batches(
         return front_end(batch["audio"]), tf.one_hot(indices.lookup(batch["label"]), len(labels))
 
     batches = evaluation_batches(shards, split, clip_samples, batch_size)
-    return batches.map(to_features, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    return batches.map(to_features, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(PREFETCHED)
 
 
 def label_table(labels: Sequence[str]) -> tf.lookup.StaticHashTable:

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from data_pipeline.augmentation import Microphone, Speed, build_feature_augmentation, build_phrase_augmentation
 from data_pipeline.clip_index import ClipIndex
-from data_pipeline.dataset import fold_in
+from data_pipeline.dataset import PREFETCHED, fold_in
 from data_pipeline.errors import UserError
 from data_pipeline.front_end import FrontEnd
 from data_pipeline.settings import AugmentSettings
@@ -132,7 +132,7 @@ class PhraseData:
         to_features = self._map(host)
         steps = tf.data.Dataset.counter(np.int64(step))
         loaded = steps.map(lambda step: (step, *self._load(step, host, hosts)), tf.data.AUTOTUNE, deterministic=True)
-        return loaded.map(to_features, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+        return loaded.map(to_features, tf.data.AUTOTUNE, deterministic=True).prefetch(PREFETCHED)
 
     def clips_of_step(self, step: int) -> list[str]:
         """Where the phrases that training step `step`, counted from 0, learns from are from."""
