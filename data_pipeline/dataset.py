@@ -26,7 +26,7 @@ SHUFFLE_BYTES = 2**26
 tf.data's own `shuffle` can't take its seed from the epoch's number: an epoch's order would hang on what ran before.
 """
 PREFETCHED = 4
-"""So many batches may wait. tf.data's own choice grows without a bound: with whatever keeps training waiting for long."""
+"""So many batches may wait: tf.data would choose more whenever training has taken none for a while, and fill memory."""
 fold_in = tf.random.experimental.stateless_fold_in
 
 
