@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import yaml
+
 from data_pipeline.errors import UserError
 from speech_gru.commit import recorded_commits
 from speech_gru.config import SHIPPED, Config, differences, load_config
@@ -118,8 +120,21 @@ def training_command(config: Config) -> str:
     """
     words = ["speech-gru", "train", config.name]
     for key, (_, value) in differences(load_config(config.name), config).items():
-        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+        is_plain = isinstance(value, str) and yaml.safe_load(value) == value
+        words += ["--set", f"{key}={value if is_plain else json.dumps(value, ensure_ascii=False)}"]
     return shlex.join(words)
+
+
+def settings_of(command: str) -> list[str]:
+    """What a row's command sets otherwise than the shipped experiment, KEY=VALUE each.
+
+    Raises:
+        ValueError: it isn't of `training_command`'s form.
+    """
+    words = shlex.split(command)
+    if words[:2] != ["speech-gru", "train"] or len(words) % 2 == 0 or set(words[3::2]) - {"--set"}:
+        raise ValueError(f"expected `speech-gru train CONFIG` and --set KEY=VALUE, got {command!r}")
+    return words[4::2]
 
 
 def word_interval(words: dict[str, int]) -> tuple[float, float]:
@@ -193,17 +208,23 @@ def add(run: Path) -> None:
     made = {(item.config, item.seed) for item in new}
     rows = read_results(RESULTS) if RESULTS.is_file() else []
     old = [item for item in rows if (item.config, item.seed) not in made]
+    for command in sorted({item.command for item in rows if item not in old} - {new[0].command}):
+        print(f"{run}: its rows take the place of those of `{command}`", file=sys.stderr)
     write_results(sorted([*old, *new], key=lambda item: (item.config, item.seed)), RESULTS)
 
 
-def missing_runs(config: str, settings: Sequence[str] = ()) -> list[str]:
-    """The shipped experiments that this one begins with or learns from and that aren't trained, in their order."""
-    training = load_config(config, settings).training
-    missing = []
+def missing_runs(config: str, settings: Sequence[str] = ()) -> dict[str, list[str]]:
+    """The runs that this experiment begins with or learns from and that aren't trained: folder -> `train`'s arguments.
+
+    In the order in which they are to be trained. A run is called as its shipped experiment, or NAME_SEED.
+    """
+    training, missing = load_config(config, settings).training, {}
     for folder in filter(None, (training.initial, *training.teachers)):
-        if not (ROOT / folder / "model.keras").is_file() and (SHIPPED / f"{folder.name}.yaml").is_file():
-            missing += [*missing_runs(folder.name), folder.name]
-    return list(dict.fromkeys(missing))
+        name, seed = re.fullmatch(r"(.*?)(?:_(\d+))?", folder.name).groups()
+        if not (ROOT / folder / "model.keras").is_file() and (SHIPPED / f"{name}.yaml").is_file():
+            chosen = ["--set", f"seed={seed}"] if seed else []
+            missing |= missing_runs(name) | {str(folder): [name, *chosen, "--out", str(folder)]}
+    return missing
 
 
 def reproduce(name: str) -> int:
@@ -213,12 +234,14 @@ def reproduce(name: str) -> int:
         print(f"{name}: no such row in {RESULTS.name}; expected one of: {', '.join(rows) or 'none'}", file=sys.stderr)
         return 2
     row = rows[name]
-    changed = shlex.split(row.command)[3:]
+    settings = settings_of(row.command)
+    changed = [part for setting in settings for part in ("--set", setting)]
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / row.config
         program = [sys.executable, "-m", "speech_gru"]
         only = [] if row.artefact == "model" else ["--only", row.artefact]
-        before = [[verb, needed] for needed in missing_runs(row.config, changed[1::2]) for verb in ("prepare", "train")]
+        needed = missing_runs(row.config, settings).values()
+        before = [step for train in needed for step in (["prepare", train[0]], ["train", *train])]
         steps = (
             *before,
             ["prepare", row.config, *changed],
@@ -247,9 +270,9 @@ def main() -> int:
     verbs.add_parser("tables", help="write the tables of the documents anew")
     verbs.add_parser("reproduce", help="train a row's config again and compare").add_argument("row")
     arguments = parser.parse_args()
-    if arguments.verb == "reproduce":
-        return reproduce(arguments.row)
     try:
+        if arguments.verb == "reproduce":
+            return reproduce(arguments.row)
         if arguments.verb == "add":
             add(arguments.run)
         write_tables(read_results(RESULTS), documents())

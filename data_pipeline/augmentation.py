@@ -447,7 +447,7 @@ def build_phrase_augmentation(
     Arguments as above; lengths are int32 (batch,), and zeros come after.
 
     Args:
-        views: so many of each clip come out, one after the other: of one speed, else drawn apart.
+        views: so many of each clip come out, one after the other: of one speed, the rest drawn for each.
     """
     parts = _waveform_parts(settings.model_copy(update={"time_shift_ms": 0.0}), sample_rate, noise)
     speed = parts.pop(0, None)

@@ -25,8 +25,8 @@ BATCHES_SORTED = 16
 """So many batches' phrases are sorted by length at a time: the more, the less padding, and the less mixed they are."""
 
 _LENGTHS_A_SECOND = 4
-"""Training's batches are whole quarters of a second long: for each length that it meets oneDNN compiles operators of
-their own, and keeps them, so that with as many lengths as there are batches memory would grow from epoch to epoch."""
+"""Training's batches are read whole quarters of a second long: for each length that it meets oneDNN compiles operators
+of their own and keeps a thousand or so, so that with many lengths memory would grow from epoch to epoch."""
 
 
 class PhraseSource(Protocol):
@@ -125,7 +125,7 @@ class PhraseData:
     """Phrases in a step, on all devices together."""
     steps_per_epoch: int
     views: int = 1
-    """Each phrase comes so many times in a step, of one speed, else augmented differently."""
+    """Each phrase comes so many times in a step, with one speed and one lead, else augmented differently."""
 
     def batches(self, step: int = 0, host: int = 0, hosts: int = 1) -> tf.data.Dataset:
         """Endless augmented batches. Arguments as for TrainingData.batches."""
@@ -165,7 +165,8 @@ class PhraseData:
             before = self.augment.time_shift_ms * self.front_end.sample_rate / 1000
             leads = generator.integers(0, round(before) + 1, len(phrases))
             audio = [np.pad(pcm, (lead, 0)) for (pcm, _, _), lead in zip(phrases, leads, strict=True)]
-            padded = pad(audio, np.int16, self.front_end.fft_size, self.front_end.sample_rate // _LENGTHS_A_SECOND)
+            quarter = self.front_end.sample_rate // _LENGTHS_A_SECOND
+            padded = pad(audio, np.int16, at_least=self.front_end.fft_size, multiple_of=quarter)
             return (*padded, *pad([self.spell(text) for _, text, _ in phrases]))
 
         types = (tf.int16, tf.int32, tf.int32, tf.int32)

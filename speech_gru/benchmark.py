@@ -25,9 +25,9 @@ def benchmark_training(config: Config, plan: Plan, steps: int) -> dict[str, floa
     def train(batch: tuple) -> None:
         float(learner.step(batch)["loss"])  # waits for the device
 
-    _, model = _step_seconds(repeat(batch), train, steps)
-    pipeline, _ = _step_seconds(device_batches(plan.strategy, data, 0), lambda batch: None, steps)
-    waiting, training = _step_seconds(device_batches(plan.strategy, data, 0), train, steps)
+    _, model = _waiting_and_using(repeat(batch), train, steps)
+    pipeline, _ = _waiting_and_using(device_batches(plan.strategy, data, 0), lambda batch: None, steps)
+    waiting, training = _waiting_and_using(device_batches(plan.strategy, data, 0), train, steps)
     together = waiting + training
     return {
         "model_ms": 1e3 * model,
@@ -39,7 +39,7 @@ def benchmark_training(config: Config, plan: Plan, steps: int) -> dict[str, floa
     }
 
 
-def _step_seconds(batches: Iterator, use: Callable[[tuple], None], steps: int) -> tuple[float, float]:
+def _waiting_and_using(batches: Iterator, use: Callable[[tuple], None], steps: int) -> tuple[float, float]:
     """Means of the time in which a batch comes, and in which it is used: they come in bursts, a step tells little."""
     coming = using = 0.0
     for number in range(WARM_UP_STEPS + steps):

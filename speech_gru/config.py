@@ -69,7 +69,7 @@ class TrainingSettings(Settings):
     """The teachers' share in what a clip shall be called; the label has the rest. Without teachers of no effect."""
     consistency: Annotated[float, Field(ge=0)] = 0.0
     """With a CTC head, above 0: each phrase is heard twice in a step, augmented differently, and so much weight is on
-    hearing both alike (0.2 is usual). A step takes about twice as long."""
+    hearing both alike (0.2 is usual). A step takes about twice as long. The training loss has this part too."""
     epochs: Annotated[int, Field(ge=1)] = 40
     batch_size: Annotated[int, Field(ge=1)] = 128
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"

@@ -268,7 +268,7 @@ class TrainingLoop:
             if self.is_chief:
                 with written_aside(self.best_file) as aside, aside.open("wb") as file:
                     np.savez(file, *weights)
-        give_back_free()  # or each epoch adds to what the others' batches and pictures have left between used pages
+        give_back_free()  # glibc keeps freed pages that lie between used ones, and more with each epoch
         self._tell("epoch", epoch, figures | timing, predictions)
 
     def _save(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 _M_ARENA_MAX = -8
 """Of glibc's malloc.h."""
-_PAGES = Path("/proc/self/statm")
+_STATM = Path("/proc/self/statm")
 
 
 def few_arenas() -> None:
@@ -17,15 +17,15 @@ def few_arenas() -> None:
     epochs. Elsewhere than on glibc there is nothing to do. MALLOC_ARENA_MAX in the environment goes first.
     """
     if "MALLOC_ARENA_MAX" not in os.environ:
-        _call_glibc("mallopt", _M_ARENA_MAX, max(1, (os.cpu_count() or 1) // 4))
+        _call_libc("mallopt", _M_ARENA_MAX, max(1, (os.cpu_count() or 1) // 4))
 
 
 def give_back_free() -> None:
     """Has glibc give back what it holds on to of freed memory: an arena's free pages between others', too."""
-    _call_glibc("malloc_trim", 0)
+    _call_libc("malloc_trim", ctypes.c_size_t(0))
 
 
-def _call_glibc(name: str, *arguments: int) -> None:
+def _call_libc(name: str, *arguments) -> None:
     """Nothing where there is no such function."""
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), name):
         getattr(library, name)(*arguments)
@@ -39,8 +39,8 @@ def used_memory() -> dict[str, float]:
 
     unit = 1 if sys.platform == "darwin" else 1024
     used = {"host_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6}
-    if _PAGES.exists():
-        used["host"] = int(_PAGES.read_text().split()[1]) * resource.getpagesize() / 1e6
+    if _STATM.exists():
+        used["host"] = int(_STATM.read_text().split()[1]) * resource.getpagesize() / 1e6
     if tf.config.list_logical_devices("GPU"):
         used["gpu_peak"] = tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6
     return used

@@ -69,6 +69,19 @@ class Masked(layers.Layer):
 
 
 @keras.saving.register_keras_serializable("speech_gru")
+class BatchNormalization(layers.BatchNormalization):
+    """Keras's, but for masked steps of several devices: of these Keras would normalise each device's by themselves."""
+
+    def _moments(self, inputs, mask):
+        if mask is None or not self.synchronized:
+            return super()._moments(inputs, mask)
+        weights = ops.cast(mask, inputs.dtype)[:, :, None]
+        share, _ = ops.moments(weights, axes=(0, 1), synchronized=True)
+        mean = ops.moments(inputs * weights, axes=(0, 1), synchronized=True)[0] / share
+        return mean, ops.moments(ops.square(inputs - mean) * weights, axes=(0, 1), synchronized=True)[0] / share
+
+
+@keras.saving.register_keras_serializable("speech_gru")
 class StackFrames(layers.Layer):
     """(batch, frames, features) -> (batch, frames // count, count * features); frames that don't fill a step go."""
 
@@ -194,9 +207,7 @@ def _convolve(features, frames=None, *, settings: ModelSettings, synchronized: b
         convolved = _convolution(features if hidden is None else hidden, settings, index)
         if frames is not None and mask is None:
             mask = StepMask(name="step_mask")(convolved, frames // settings.subsampling)
-        normalized = layers.BatchNormalization(synchronized=synchronized, name=f"batch_norm_{index}")(
-            convolved, mask=mask
-        )
+        normalized = BatchNormalization(synchronized=synchronized, name=f"batch_norm_{index}")(convolved, mask=mask)
         added = layers.ReLU(name=f"relu_{index}")(normalized)
         if mask is not None:
             added = Masked(name=f"masked_{index}")(added, mask)

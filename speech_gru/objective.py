@@ -94,13 +94,13 @@ class ConsistentCtcObjective:
 
     def __call__(self, model, features, frames, tokens, token_counts):
         """Features (batch, 2, frames, features); `correct` is of the first view."""
-        steps, shape = frames // self.subsampling, ops.shape(features)
-        both = ops.reshape(features, (-1, shape[2], features.shape[3]))
+        both = ops.reshape(features, (-1, ops.shape(features)[2], features.shape[3]))
         logits = model([both, ops.repeat(frames, 2)], training=True)
-        views = logits[0::2], logits[1::2]
-        recognized = sum(ctc_loss(view, steps, tokens, token_counts) for view in views) / 2
-        differing = (divergence(*views, steps) + divergence(*reversed(views), steps)) / 2
-        return recognized + self.share * differing, says(views[0], steps, tokens, token_counts)
+        target = [frames // self.subsampling, tokens, token_counts]
+        losses = ctc_loss(logits, *(ops.repeat(part, 2, axis=0) for part in target))
+        one, other, steps = logits[0::2], logits[1::2], target[0]
+        differing = (divergence(one, other, steps) + divergence(other, one, steps)) / 2
+        return (losses[0::2] + losses[1::2]) / 2 + self.share * differing, says(one, *target)
 
 
 def divergence(given, logits, steps):

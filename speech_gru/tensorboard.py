@@ -1,5 +1,6 @@
 """What a run shows in TensorBoard: curves, pictures, sounds, and how its settings compare with other runs'."""
 
+import gc
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -133,6 +134,7 @@ def draw_results(predictions: Predictions | Transcripts) -> None:
         return
     for name, draw in (("confusion", confusion_figure), ("recall", recall_figure)):
         tf.summary.image(f"results/{name}", _picture(draw(predictions.labels, predictions.confusions)))
+    gc.collect()  # a figure's parts refer to each other, and Python would look for such only after dozens of figures
 
 
 def _in_table(texts: Iterable[str]) -> list[str]:

@@ -48,7 +48,7 @@ class TestCommand:
         assert results.training_command(load_config("an4")) == "speech-gru train an4"
 
     def test_what_is_set_otherwise_is_in_it(self, results):
-        settings = ["seed=2", "training.initial=runs/with a blank", "corpus.words=[a, b]", "augment.speed=null"]
+        settings = ["seed=2", "training.initial=runs/with a blank", "corpus.words=[a, ü]", "augment.speed=null"]
         command = results.training_command(load_config("demo", settings))
         program, verb, name, *given = shlex.split(command)
         assert (program, verb, name, given[::2]) == ("speech-gru", "train", "demo", ["--set"] * 4)
@@ -56,6 +56,20 @@ class TestCommand:
         assert differences(load_config("demo"), load_config("demo", given[1::2])).keys() == {
             *("seed", "training.initial", "corpus.words", "augment.speed")
         }
+
+    @pytest.mark.parametrize("folder", ["1", "null", "runs/x # y", "a: b", "[x]", "ü 'quoted'"])
+    def test_a_text_comes_back_as_it_is(self, results, folder):
+        config = load_config("demo", [f"training.initial={json.dumps(folder)}"])
+        settings = results.settings_of(results.training_command(config))
+        assert load_config("demo", settings).training.initial == config.training.initial
+
+    @pytest.mark.parametrize(
+        "command",
+        ["", "speech-gru train", "speech-gru train a --out b", "speech-gru train a --set", "speech-gru export a"],
+    )
+    def test_others_are_none(self, results, command):
+        with pytest.raises(ValueError, match="expected `speech-gru train CONFIG` and --set KEY=VALUE, got"):
+            results.settings_of(command)
 
     def test_of_an_experiment_that_isnt_shipped(self, results, run, capsys, monkeypatch):
         text = (run / "config.yaml").read_text().replace("name: demo", "name: mine")
@@ -188,6 +202,26 @@ def test_rows_of_an_earlier_training_go(results, run, tmp_path, monkeypatch):
     assert {new.name, other.name} <= names
 
 
+def test_rows_of_another_command_give_way_with_a_word(results, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results.csv")
+    results.add(run)
+    assert "take the place" not in capsys.readouterr().err
+    config = load_config("demo", ["seed=3", "training.epochs=9"])
+    (run / "config.yaml").write_text(dump_config(config))
+    results.add(run)
+    assert "take the place of those of `speech-gru train demo --set seed=3`" in capsys.readouterr().err
+    assert {row.command for row in results.read_results(results.RESULTS)} == {results.training_command(config)}
+
+
+def test_reproduce_of_a_row_whose_experiment_is_gone(results, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results.csv")
+    row = replace(results.results_of_run(run)[0], config="gone", command="speech-gru train gone")
+    results.write_results([row], results.RESULTS)
+    monkeypatch.setattr("sys.argv", ["results.py", "reproduce", "gone/3/model"])
+    assert results.main() == 2
+    assert "results.py: gone: " in capsys.readouterr().err
+
+
 def test_reproduce_asks_for_a_row_that_is_there(results, capsys):
     assert results.reproduce("nothing/0/model") == 2
     assert "nothing/0/model: no such row in results.csv; expected one of: an4/0/model, " in capsys.readouterr().err
@@ -237,12 +271,17 @@ class TestReproduce:
         needs = {"demo": "{initial: runs/first}", "first": "{teachers: [runs/second, runs/mine]}", "second": "{}"}
         for name, training in needs.items():
             (tmp_path / f"{name}.yaml").write_text(f"corpus: {{path: a, shards: b}}\ntraining: {training}\n")
-        assert results.missing_runs("demo") == ["second", "first"]  # no experiment is called mine
+        assert results.missing_runs("demo") == {  # no experiment is called mine
+            "runs/second": ["second", "--out", "runs/second"],
+            "runs/first": ["first", "--out", "runs/first"],
+        }
+        seeded = results.missing_runs("demo", ["training.initial=runs/second_3"])
+        assert seeded == {"runs/second_3": ["second", "--set", "seed=3", "--out", "runs/second_3"]}
         assert results.reproduce("demo/3/float32") == 0
         assert told[0] == ["prepare", "train"] * 2 + ["prepare", "train", "export"]
         (tmp_path / "runs" / "first").mkdir(parents=True)
         (tmp_path / "runs" / "first" / "model.keras").touch()
-        assert results.missing_runs("demo") == []
+        assert results.missing_runs("demo") == {}
 
     def test_clips_set_aside_are_no_failure(self, results, told):
         told[1]["prepare"] = 3

@@ -262,6 +262,12 @@ class TestViews:
             different = [not np.allclose(one, other) for one, other in features]
             assert sum(different) >= 3  # two draws may be masks of no width
 
+    def test_both_begin_alike(self, data, twice):
+        plain, shifted = first(5, data().batches()), first(5, twice(time_shift_ms=100).batches())
+        assert any((batch[1] != other[1]).any() for batch, other in zip(plain, shifted, strict=True))
+        for features, *_ in shifted:
+            np.testing.assert_array_equal(features[:, 0], features[:, 1])
+
     def test_before_and_after_are_single_phrases(self, twice):
         before, after = twice(gain_db=(6, 6.0001)).before_and_after(3)
         assert before.shape == after.shape == (3, *before.shape[1:])

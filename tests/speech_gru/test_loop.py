@@ -241,6 +241,13 @@ class TestTheUndisturbedRun:
             assert 0 <= shown["data_wait_share"] <= 1
         assert history[-1]["loss"] < history[0]["loss"]
 
+    def test_freed_memory_is_given_back_before_an_epochs_is_told(self, tmp_path, monkeypatch):
+        done = []
+        monkeypatch.setattr("speech_gru.loop.give_back_free", lambda: done.append("given back"))
+        monitors = [At(lambda: done.append("told"), epoch=epoch) for epoch in range(1, EPOCHS + 1)]
+        make_loop(tmp_path, monitors=monitors).run()
+        assert done == ["given back", "told"] * EPOCHS
+
     def test_it_learns_from_each_step_of_the_data_once(self, tmp_path):
         asked = []
 

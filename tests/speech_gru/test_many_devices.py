@@ -75,6 +75,48 @@ def test_two_devices_train_as_one_does(config, one_device, tmp_path):
     assert_same_curve(history, one_device)
 
 
+PHRASES = """
+import json, sys
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from speech_gru.config import load_config
+from speech_gru.training import adapted_front_end, build_learner, device_batches, plan_training, training_data
+config, told = load_config(sys.argv[1]), []
+front_end = adapted_front_end(config)
+for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
+    plan = plan_training(config, strategy)
+    with tf.device("CPU:0"):
+        learner, data = build_learner(config, plan, front_end), training_data(config, plan, front_end)
+    if told:
+        for variable, value in zip(learner.variables, begun, strict=True):
+            variable.assign(value)
+    begun = [variable.numpy() for variable in learner.variables]
+    batches, steps = device_batches(strategy, data, 0), []
+    for _ in range(4):
+        told_of_step = learner.step(next(batches))
+        steps.append([float(told_of_step[name]) for name in ("loss", "gradient_norm", "correct")])
+    told.append(steps + [[float(abs(v.numpy()).sum()) for v in learner.model.non_trainable_variables]])
+print(json.dumps(told))
+"""
+
+
+def test_phrases_of_two_views_train_on_two_devices_as_on_one(tiny_config, tmp_path):
+    """With convolutions, whose normalisation is over both devices' steps; of phrases of different lengths."""
+    settings = tiny_config.model_dump()
+    settings |= {"compose": {"words": [1, 3], "phrases": 64, "validation_phrases": 8}}
+    settings["model"] |= {"head": "ctc", "dropout": 0, "convolution_filters": 6, "layers": 1}
+    settings["training"] |= {"epochs": 3, "consistency": 0.2}
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(type(tiny_config).model_validate(settings)), encoding="utf-8")
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run([sys.executable, "-c", PHRASES, path], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    one, two = json.loads(done.stdout.splitlines()[-1])
+    for found, expected in zip(two, one, strict=True):
+        assert found == pytest.approx(expected, rel=1e-3)
+
+
 def free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [one.getsockname()[1] for one in sockets]

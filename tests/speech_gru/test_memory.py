@@ -46,7 +46,7 @@ def test_memory_is_told_in_megabytes(monkeypatch):
     pretend([SimpleNamespace()])
     monkeypatch.setattr(tf.config.experimental, "get_memory_info", lambda device: {"current": 1, "peak": 7_500_000})
     assert used_memory()["gpu_peak"] == 7.5
-    monkeypatch.setattr("speech_gru.memory._PAGES", Path("/nowhere"))  # as on macOS
+    monkeypatch.setattr("speech_gru.memory._STATM", Path("/nowhere"))  # as on macOS
     assert used_memory().keys() == {"host_peak", "gpu_peak"}
 
 

@@ -3,6 +3,7 @@
 import io
 import math
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -156,6 +157,10 @@ class TestCurves:
     def test_memory_is_the_processs_in_megabytes(self, shown):
         first, second = curve(read(shown.folder, "train"), "memory/host_peak_megabytes").values()
         assert 100 < first <= second < 100_000
+        if Path("/proc/self/statm").exists():
+            in_use = curve(read(shown.folder, "train"), "memory/host_megabytes")
+            assert in_use.keys() == {8, 16}
+            assert 100 < max(in_use.values()) <= second
 
     def test_the_kept_weights_accuracy_is_that_of_the_report(self, shown):
         for split in ("validation", "test"):

@@ -33,12 +33,12 @@ def test_the_time_for_a_batch_to_come_and_to_be_used(monkeypatch):
         steps.append(number)
         clock[0] += 2 if number >= benchmark.WARM_UP_STEPS else 100
 
-    assert benchmark._step_seconds(batches(), use, 4) == (3, 2)
+    assert benchmark._waiting_and_using(batches(), use, 4) == (3, 2)
     assert steps == list(range(benchmark.WARM_UP_STEPS + 4))
 
 
 def test_as_a_table(speech_gru, tiny_yaml):
     outcome = speech_gru("benchmark", "train", tiny_yaml, "--steps", 1)
     assert outcome.code == 0
-    for shown in ("model", "pipeline", "a step of 8 clips", "times the slower of the two", "waits for data"):
+    for shown in ("model", "pipeline", "together", "a step of 8 clips", "the slower of the two", "waits for data"):
         assert shown in outcome.out
