@@ -15,6 +15,19 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 TONES = {"tief": 250, "mittel": 700, "höher": 1900}
 """The words of the tiny corpus, spoken by sine generators: Hz."""
 
+SLOW_FILES = (
+    "test_many_devices.py",
+    "test_matrix.py",
+    "test_phrase_training.py",
+    "test_tensorboard.py",
+    "test_training.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow files come first, so that several processes are done at about the same time."""
+    items.sort(key=lambda item: item.path.name not in SLOW_FILES)
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
