@@ -245,8 +245,8 @@ class TestReproduce:
             verb = command[3]
             commands.append(verb)
             given.append(command[4:])
-            if verb == "train" and "--out" in command:
-                shutil.copytree(run, command[command.index("--out") + 1])
+            if verb == "train" and Path(out := command[command.index("--out") + 1]).is_absolute():  # the row's own
+                shutil.copytree(run, out)
             return subprocess.CompletedProcess(command, codes.get(verb, 0))
 
         monkeypatch.setattr(results.subprocess, "run", execute)
