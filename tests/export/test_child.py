@@ -1,5 +1,6 @@
 """Work in a process of its own, and every way in which it can end."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -102,3 +103,29 @@ def wait_for(found, seconds: float = 30):
         assert time.monotonic() < end
         time.sleep(0.05)
     return result
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_told_to_stop_while_the_process_is_started(number, monkeypatch, capfd):
+    """Between its birth and what it is told to do: it ends, and says nothing of it."""
+    context, started = multiprocessing.get_context("spawn"), []
+    launch = context.Process._Popen
+
+    def interrupted(process):
+        os.kill(os.getpid(), number)
+        started.append(launch(process))
+        return started[-1]
+
+    def stop(number, frame):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(context.Process, "_Popen", staticmethod(interrupted))
+    before = signal.signal(number, stop)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            in_child(time.sleep, 60)
+        assert signal.getsignal(number) is stop
+    finally:
+        signal.signal(number, before)
+    assert [process.poll() for process in started] == [-signal.SIGKILL]
+    assert capfd.readouterr().err == ""
