@@ -95,12 +95,12 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=10**9, help="so many of the corpus's clips (default: all)")
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--epochs", type=int, help="train for so many epochs, and do nothing else")
+    parser.add_argument("--set", action="append", default=[], dest="settings", help="with --epochs: KEY=VALUE")
     parser.add_argument("--scratch", type=Path, help="where the copies go (default: the system's temporary folder)")
     arguments = parser.parse_args()
     if arguments.epochs:
-        subprocess.run(
-            [sys.executable, "-c", TRAIN, arguments.config, f"training.epochs={arguments.epochs}"], check=True
-        )
+        settings = [f"training.epochs={arguments.epochs}", *arguments.settings]
+        subprocess.run([sys.executable, "-c", TRAIN, arguments.config, *settings], check=True)
         return
     corpus = load_config(arguments.config).corpus.path
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:

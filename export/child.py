@@ -5,16 +5,15 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
 from data_pipeline.errors import UserError
 from export.errors import ExportError
+from speech_gru.signals import listening
 
 Result = TypeVar("Result")
-_STOPPING = signal.SIGINT, signal.SIGTERM
 _PATIENCE = 10
 """Seconds that a process has to end by itself once it has answered."""
 
@@ -37,8 +36,10 @@ def in_child(function: Callable[..., Result], *arguments) -> Result:
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(sender, function, arguments))
     try:
-        with _signals_held():
+        with listening() as stop:  # half started, it would be left behind and complain
             process.start()
+        if stop.number is not None:
+            signal.raise_signal(stop.number)
         sender.close()  # or the pipe wouldn't end with the child
         result, error, trace = receiver.recv()
         process.join(_PATIENCE)
@@ -52,23 +53,6 @@ def in_child(function: Callable[..., Result], *arguments) -> Result:
     if error is not None:
         raise error from _ChildError(trace)
     return result
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """What comes meanwhile is obeyed afterwards: of a process half started nobody would know, and it would complain."""
-    if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
-        yield
-        return
-    came = []
-    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in _STOPPING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for number in came[:1]:
-            signal.raise_signal(number)
 
 
 def _work(sender: Connection, function: Callable, arguments: tuple) -> None:

@@ -268,7 +268,7 @@ class TrainingLoop:
             if self.is_chief:
                 with written_aside(self.best_file) as aside, aside.open("wb") as file:
                     np.savez(file, *weights)
-        give_back_free()  # glibc keeps freed pages that lie between used ones, and more with each epoch
+        give_back_free()  # so that what is told to be in use is in use
         self._tell("epoch", epoch, figures | timing, predictions)
 
     def _save(self) -> None:

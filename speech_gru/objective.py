@@ -83,7 +83,7 @@ class ConsistentCtcObjective:
     """CTC of two views of each phrase, which shall also be heard alike: CR-CTC (Yao et al. 2025, arXiv:2410.05101).
 
     To the mean of the two views' CTC losses comes the mean of the divergences of one view's steps from the other's,
-    each of which the other one takes as given (equations 3 and 4).
+    each of which the other one takes as given.
 
     Args:
         share: what the divergence is multiplied with.
