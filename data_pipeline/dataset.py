@@ -95,8 +95,10 @@ class TrainingData:
     steps_per_epoch: int
     label_weights: Sequence[float] | None = None
     """How much a clip of each label counts; None: all alike."""
-    preceding_samples: int = 0
-    """At every other step: before each clip come so many of another one's last, and their frames before its own."""
+    stream_clips: int = 1
+    """At every other step so many clips of the batch, one after the other, are one stream."""
+    stream_frames: int = 0
+    """In a stream a clip begins so many frames after the one before it, with silence between if it is shorter."""
 
     def __post_init__(self):
         _find_shards(self.shards, "train", self.clip_samples)
@@ -110,7 +112,9 @@ class TrainingData:
     def batches(self, step: int = 0, host: int = 0, hosts: int = 1) -> tf.data.Dataset:
         """Endless batches of augmented features (batch, frames, features), labels (batch, labels), weights (batch,).
 
-        All are float32; labels are one-hot unless mixup has mixed them.
+        All are float32; labels are one-hot unless mixup has mixed them. At odd steps features may be of streams,
+        (batch / stream_clips, stream_clips * stream_frames, features): a model forgets how it is to be the first thing
+        heard if no clip is.
 
         Args:
             step: where to start, counted from the start of training.
@@ -129,7 +133,7 @@ class TrainingData:
         """Features of the first step's first clips without and with augmentation: (clips, frames, features) each."""
         step, serialized = next(iter(self.records()))
         plain = self.front_end(decode_batch(serialized[:clips], self.clip_samples)["audio"])
-        return plain, self._map(0, 1)(step, serialized)[0][:clips, -plain.shape[1] :]
+        return plain, self._map(0, 1)(step, serialized)[0][:clips]
 
     def _map(self, host: int, hosts: int) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
         noise, augment = read_noise(self.shards), self.augment
@@ -156,27 +160,32 @@ class TrainingData:
                 audio = refresh(audio, fold_in(key, 20), silent & (batch["speaker"] == ""))
             response = None if microphone is None else microphone(audio, fold_in(key, 4))
             audio = augment_waveforms(audio, key)
-            features = self._with_preceding(step, audio, response)
-            features, labels = augment_features(features, tf.one_hot(indices.lookup(batch["label"]), count), key)
+            labels = tf.one_hot(indices.lookup(batch["label"]), count)
+
+            def of_clips() -> tuple[tf.Tensor, tf.Tensor]:
+                return augment_features(self.front_end(audio, response), labels, key)
+
+            def of_streams() -> tuple[tf.Tensor, tf.Tensor]:
+                features, mixed = augment_features(self._heard_in_streams(audio, response), labels, key)
+                frames = self.stream_clips * self.stream_frames
+                return tf.reshape(features, (-1, frames, features.shape[2])), mixed
+
+            is_plain = self.stream_clips == 1
+            features, labels = of_clips() if is_plain else tf.cond(step % 2 == 0, of_clips, of_streams)
             # A clip that mixup has made of two weighs between them.
             return features, labels, tf.linalg.matvec(labels, label_weights.astype(np.float32))
 
         return to_features
 
-    def _with_preceding(self, step: tf.Tensor, audio: tf.Tensor, response: tf.Tensor | None) -> tf.Tensor:
-        """Features of the clips, at odd steps after those of other sound.
-
-        At even ones a clip is the first thing to be heard: without them a model forgets how that is.
-        """
-        if not self.preceding_samples:
-            return self.front_end(audio, response)
-        # Of the clip before it in the batch, which is another one at each step.
-        other = tf.roll(audio, 1, axis=0)[:, -self.preceding_samples :]
-        return tf.cond(
-            step % 2 == 0,
-            lambda: self.front_end(audio, response),
-            lambda: self.front_end(tf.concat([other, audio], axis=1), response),
-        )
+    def _heard_in_streams(self, audio: tf.Tensor, response: tf.Tensor | None) -> tf.Tensor:
+        """Each clip's features, up to the next one's: (batch, stream_frames, features)."""
+        hop, overlap = self.front_end.hop, max(0, self.front_end.fft_size - self.front_end.hop)
+        samples = self.stream_frames * hop
+        streams = tf.pad(audio, ((0, 0), (0, samples - self.clip_samples)))
+        streams = tf.pad(tf.reshape(streams, (-1, self.stream_clips * samples)), ((0, 0), (0, overlap)))
+        # A stream is heard through one microphone.
+        features = self.front_end(streams, None if response is None else response[:: self.stream_clips])
+        return tf.reshape(features, (-1, self.stream_frames, features.shape[2]))
 
 
 def feature_batches(

@@ -181,9 +181,9 @@ class AugmentSettings(Settings):
     frequency_masks: Annotated[int, Field(ge=0)] = 2
     frequency_mask_bins: Annotated[int, Field(ge=1)] = 5
     """SpecAugment: so many masks, each of 0 to so many frames or bins."""
-    preceding_ms: Annotated[float, Field(ge=0)] = 0.0
-    """At every other step a clip comes after so much of another one: in a stream it isn't silent before a word, and the
-    state isn't zero. For models that aren't bidirectional."""
+    stream_clips: Annotated[int, Field(ge=1)] = 1
+    """At every other step so many clips follow each other as one stream, each to be recognised: there it isn't silent
+    before a word, and the state never begins anew. For models that aren't bidirectional."""
     mixup: Annotated[float, Field(ge=0)] = 0.0
     """Alpha of the Beta distribution that the mixing weights are drawn from."""
 

@@ -230,8 +230,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _check(self):
-        if self.augment.preceding_ms and self.model.bidirectional:
-            raise ValueError("augment.preceding_ms is for streams; it needs model.bidirectional: false")
+        self._check_streams()
         if self.corpus.other_speech and not self.augment.fresh_unknown:
             raise ValueError(
                 "corpus.other_speech is what augment.fresh_unknown cuts; set that to true, or leave it out"
@@ -239,9 +238,20 @@ class Config(Settings):
         self._check_phrases()
         if self.training.teachers and self.training.xla:
             raise ValueError("training.xla compiles the model alone; it can't be had with training.teachers")
-        if self.augment.preceding_ms and self.training.xla:
-            raise ValueError("training.xla needs steps of one length; it can't be had with augment.preceding_ms")
         return self
+
+    def _check_streams(self) -> None:
+        if self.augment.stream_clips == 1:
+            return
+        if self.model.bidirectional:
+            raise ValueError("augment.stream_clips: streams need model.bidirectional: false")
+        if self.training.xla:
+            raise ValueError("training.xla needs steps of one length; it can't be had with augment.stream_clips")
+        if self.training.batch_size % self.augment.stream_clips:
+            raise ValueError(
+                f"training.batch_size ({self.training.batch_size}) must be a multiple of augment.stream_clips "
+                f"({self.augment.stream_clips})"
+            )
 
     def _check_phrases(self) -> None:
         has_phrases = self.corpus.tokens is not None or self.compose is not None
@@ -255,7 +265,7 @@ class Config(Settings):
             return
         refused = {
             "augment.mixup": self.augment.mixup,
-            "augment.preceding_ms": self.augment.preceding_ms,
+            "augment.stream_clips": self.augment.stream_clips > 1,
             "augment.fresh_unknown": self.augment.fresh_unknown,
             "training.class_balance": self.training.class_balance,
             "training.teachers": self.training.teachers,

@@ -82,6 +82,26 @@ class BatchNormalization(layers.BatchNormalization):
 
 
 @keras.saving.register_keras_serializable("speech_gru")
+class ClipsOfStreams(layers.Layer):
+    """Streams (streams, steps, channels) -> the clips in them (clips, own, channels): of each one its own steps.
+
+    A clip begins `period` steps after the one before it; a clip alone, of its own steps, is a stream as well.
+    """
+
+    def __init__(self, own: int, period: int, **kwargs):
+        super().__init__(**kwargs)
+        self.own, self.period = own, period
+
+    def call(self, inputs):
+        steps = ops.shape(inputs)[1]
+        clips = (steps + self.period - self.own) // self.period
+        return ops.reshape(inputs, (-1, steps // clips, inputs.shape[2]))[:, : self.own]
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor((None, self.own, inputs.shape[2]), dtype=self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable("speech_gru")
 class StackFrames(layers.Layer):
     """(batch, frames, features) -> (batch, frames // count, count * features); frames that don't fill a step go."""
 
@@ -111,7 +131,7 @@ def build_model(
     cudnn: bool | str = "auto",
     unroll: bool = False,
     synchronized: bool = False,
-    preceded: bool = False,
+    stream_steps: int | None = None,
 ) -> keras.Model:
     """The trained part: features (batch, frames, features) -> logits (batch, labels), always float32.
 
@@ -124,7 +144,8 @@ def build_model(
     Args:
         cudnn: of Keras's GRU layers: True demands cuDNN, False rules it out, "auto" takes it where it can be had.
         unroll: write the GRUs' steps out instead of looping; rules out cuDNN.
-        preceded: before the clip may come more frames, whole steps, which the pooling leaves out.
+        stream_steps: clips may also come as streams, where one begins so many steps after the one before it:
+            (streams, frames, features) -> logits (clips, labels). None: clips alone.
         synchronized: normalise over the batches of all devices together (TensorFlow alone has this).
 
     Raises:
@@ -133,23 +154,29 @@ def build_model(
     if settings.subsampling > frames:
         raise UserError(f"model.subsampling is {settings.subsampling}, but a clip has only {frames} frames")
     is_ctc = settings.head == "ctc"
-    inputs = [keras.Input((None if preceded or is_ctc else frames, features), name="features")]
+    inputs = [keras.Input((None if stream_steps or is_ctc else frames, features), name="features")]
     inputs += [keras.Input((), dtype="int32", name="frames")] if is_ctc else []
     hidden, mask = _convolve(*inputs, settings=settings, synchronized=synchronized)
     for index in range(settings.layers):
         if index and settings.dropout:
             hidden = layers.Dropout(settings.dropout, name=f"dropout_{index}")(hidden)
         is_last = index == settings.layers - 1
-        sequences = is_ctc or not (is_last and settings.pooling == "last")
+        sequences = is_ctc or bool(stream_steps) or not (is_last and settings.pooling == "last")
         hidden = _gru(settings, index, return_sequences=sequences, use_cudnn=cudnn, unroll=unroll)(hidden, mask=mask)
-    if preceded and settings.pooling != "last":
-        hidden = hidden[:, -(frames // settings.subsampling) :]
+    if stream_steps:
+        hidden = ClipsOfStreams(frames // settings.subsampling, stream_steps, name="clips_of_streams")(hidden)
+        hidden = hidden[:, -1] if settings.pooling == "last" else hidden
     if not is_ctc:
         hidden = _pool(hidden, settings)
     if settings.dropout:
         hidden = layers.Dropout(settings.dropout, name="dropout_head")(hidden)
     logits = layers.Dense(labels, dtype="float32", name="head")(hidden)
     return keras.Model(inputs if is_ctc else inputs[0], logits, name="encoder_and_head")
+
+
+def stream_frames(front_end: FrontEnd, subsampling: int, clip_samples: int) -> int:
+    """From one clip's beginning to the next one's in a stream: whole steps, as few as hold the clip."""
+    return -(-clip_samples // (front_end.hop * subsampling)) * subsampling
 
 
 def build_recognizer(front_end: FrontEnd, model: keras.Model, clip_samples: int) -> keras.Model:

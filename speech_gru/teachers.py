@@ -10,6 +10,7 @@ from keras import ops
 from data_pipeline.errors import UserError
 from data_pipeline.front_end import FrontEnd
 from speech_gru.config import Config
+from speech_gru.model import ClipsOfStreams, stream_frames
 from speech_gru.run import Run, load_run
 
 
@@ -33,11 +34,15 @@ class Teachers:
         for run in runs:
             _check(run, config, labels, front_end)
         self.models = [run.recognizer.get_layer("encoder_and_head") for run in runs]
+        frames = front_end.frame_count(config.corpus.clip_samples)
+        self.clips = ClipsOfStreams(
+            frames, stream_frames(front_end, config.model.subsampling, config.corpus.clip_samples)
+        )
 
     def __call__(self, features):
-        """(batch, frames, features) -> (batch, labels) float32; of more frames than a clip has the last ones count."""
-        own = [features[:, -model.input_shape[1] :] for model in self.models]
-        opinions = [ops.softmax(model(seen, training=False)) for model, seen in zip(self.models, own, strict=True)]
+        """(batch, frames, features), or streams of clips -> (batch, labels) float32. They hear each clip alone."""
+        clips = self.clips(features)
+        opinions = [ops.softmax(model(clips, training=False)) for model in self.models]
         return ops.stop_gradient(sum(opinions) / len(opinions))
 
 

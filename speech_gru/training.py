@@ -41,7 +41,7 @@ from speech_gru.devices import (
 )
 from speech_gru.evaluation import Predictions
 from speech_gru.loop import DivergenceError, Learner, Monitor, Schedule, TrainingLoop
-from speech_gru.model import build_model, build_recognizer, multiply_adds
+from speech_gru.model import build_model, build_recognizer, multiply_adds, stream_frames
 from speech_gru.objective import ClassificationObjective, build_objective
 from speech_gru.optimization import build_optimizer, class_weights
 from speech_gru.phrase_training import PhraseValidator, output_labels, phrase_data, training_phrases
@@ -122,10 +122,11 @@ def plan_training(config: Config, strategy: tf.distribute.Strategy | None = None
     replicas = strategy.num_replicas_in_sync
     if config.training.xla and replicas > 1:
         raise UserError(f"training.xla: true needs a single device, and there are {replicas}; leave it out")
-    if batch_size % replicas:
+    if batch_size % (least := replicas * config.augment.stream_clips):
+        streams = f" in streams of {config.augment.stream_clips}" if config.augment.stream_clips > 1 else ""
         raise UserError(
-            f"training.batch_size is {batch_size}, which {replicas} devices can't share evenly; "
-            f"--set training.batch_size={batch_size // replicas * replicas or replicas}"
+            f"training.batch_size is {batch_size}, which {replicas} devices can't share evenly{streams}; "
+            f"--set training.batch_size={batch_size // least * least or least}"
         )
     model = _build(config, front_end, len(labels))
     return Plan(
@@ -229,7 +230,7 @@ def _identity(config: Config, plan: Plan) -> dict:
 
 def build_learner(config: Config, plan: Plan, front_end: FrontEnd) -> Learner:
     """The model with fresh weights on the plan's devices, its optimiser and its step."""
-    settings, strategy = config.training, plan.strategy
+    settings, strategy, is_streamed = config.training, plan.strategy, config.augment.stream_clips > 1
     with dtype_policy("float32"), strategy.scope():
         teachers = Teachers(config, plan.labels, front_end) if settings.teachers else None
     with dtype_policy(plan.policy), strategy.scope():
@@ -240,7 +241,7 @@ def build_learner(config: Config, plan: Plan, front_end: FrontEnd) -> Learner:
             cudnn=use_cudnn(settings),
             unroll=settings.xla,
             synchronized=strategy.num_replicas_in_sync > 1,
-            preceded=_preceding_samples(config, front_end) > 0,
+            stream_steps=_stream_frames(config, front_end) // config.model.subsampling if is_streamed else None,
         )
         optimizer = build_optimizer(settings, plan.steps_per_epoch, plan.policy)
         optimizer.build(model.trainable_variables)
@@ -270,15 +271,13 @@ def training_data(config: Config, plan: Plan, front_end: FrontEnd) -> TrainingDa
         config.training.batch_size,
         plan.steps_per_epoch,
         class_weights(plan.label_clips, config.training.class_balance),
-        _preceding_samples(config, front_end),
+        config.augment.stream_clips,
+        _stream_frames(config, front_end),
     )
 
 
-def _preceding_samples(config: Config, front_end: FrontEnd) -> int:
-    """Whole steps of the model: a clip's own steps are then those that it has by itself."""
-    step = front_end.hop * config.model.subsampling
-    wanted = config.augment.preceding_ms * config.corpus.sample_rate / 1000
-    return min(round(wanted / step), config.corpus.clip_samples // step) * step
+def _stream_frames(config: Config, front_end: FrontEnd) -> int:
+    return stream_frames(front_end, config.model.subsampling, config.corpus.clip_samples)
 
 
 def device_batches(strategy: tf.distribute.Strategy, data: TrainingData, step: int) -> Iterator:
@@ -289,9 +288,8 @@ def device_batches(strategy: tf.distribute.Strategy, data: TrainingData, step: i
     devices = strategy.num_replicas_in_sync // hosts
 
     def share(part: tf.Tensor) -> tf.Tensor:
-        clips = data.batch_size // strategy.num_replicas_in_sync
-        shape = [-1 if size is None else size for size in part.shape[1:]]  # frames, where other sound may precede
-        return tf.reshape(part, (devices, clips, *shape))
+        clips, *shape = (tf.shape(part)[axis] if size is None else size for axis, size in enumerate(part.shape))
+        return tf.reshape(part, (devices, clips // devices, *shape))
 
     def shares(context: tf.distribute.InputContext) -> tf.data.Dataset:
         return data.batches(step, number, hosts).map(lambda *batch: tuple(map(share, batch))).unbatch()

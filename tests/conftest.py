@@ -133,14 +133,14 @@ def tiny_export(tiny_run, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_stream_run(tiny_config, tmp_path_factory) -> Path:
-    """As tiny_run, of a model that can stream, trained on clips that follow others; export/ has what streams, too."""
+    """As tiny_run, of a model that can stream, trained on streams of clips; export/ has what streams, too."""
     from export import material, matrix
     from speech_gru.config import Config
     from speech_gru.training import plan_training, train
 
     values = tiny_config.model_dump()
     values["model"] |= {"bidirectional": False, "pooling": "mean"}
-    values["augment"] |= {"preceding_ms": 100}
+    values["augment"] |= {"stream_clips": 2}
     config = Config.model_validate(values)
     folder = tmp_path_factory.mktemp("tiny_stream_run") / "run"
     train(config, plan_training(config), folder, report=lambda line: None)

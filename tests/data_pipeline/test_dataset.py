@@ -168,8 +168,32 @@ class Mean:
 class Frames(Mean):
     """As Mean, but of each two samples: a clip has four frames."""
 
+    hop = fft_size = 2
+
     def __call__(self, audio, response=None):
         return tf.reduce_mean(tf.reshape(audio, (len(audio), -1, 2)), axis=2)[:, :, None] * 32768
+
+
+class OverlappingFrames(Mean):
+    """As Mean, but of each four samples, every two."""
+
+    hop, fft_size = 2, 4
+
+    def __call__(self, audio, response=None):
+        return tf.reduce_mean(tf.signal.frame(audio, 4, 2), axis=2)[:, :, None] * 32768
+
+
+class Responses(Frames):
+    """Gives the microphone's response to each frame."""
+
+    bin_hz = np.array([0.0, 4000.0, 8000.0])
+
+    def __call__(self, audio, response=None):
+        return tf.repeat(response[:, None], audio.shape[1] // 2, axis=1)
+
+
+def pairs(numbers: list[int]) -> list[tuple[int, int]]:
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def training_data(shards, **changes) -> TrainingData:
@@ -235,45 +259,51 @@ class TestFeatures:
         np.testing.assert_allclose(before[:, 0, 0], [float(clip) for clip in data.clips_of_step(0)[:4]], atol=1e-3)
         np.testing.assert_allclose(after, 10 * before, rtol=1e-4)
 
-    def test_at_odd_steps_the_last_samples_of_another_come_before_each_clip(self, shards):
-        data = training_data(shards, front_end=Frames(), preceding_samples=6)
-        for step in (1, 7):
-            (found, *_), (alone, *_) = (
-                next(iter(batches.batches(step))) for batches in (data, training_data(shards, front_end=Frames()))
-            )
-            assert found.shape == (10, 3 + 4, 1)
-            np.testing.assert_allclose(found[:, 3:], alone, atol=1e-3)
-            numbers = [int(name) for name in data.clips_of_step(step)]
-            before = [numbers[-1], *numbers[:-1]]
-            np.testing.assert_allclose(found[:, :3, 0], np.repeat(before, 3).reshape(10, 3), atol=1e-3)
-        for step in (0, 6):
-            (found, *_), (alone, *_) = (
-                next(iter(batches.batches(step))) for batches in (data, training_data(shards, front_end=Frames()))
-            )
-            np.testing.assert_array_equal(found, alone)
+    def test_at_odd_steps_clips_follow_each_other(self, shards):
+        data = training_data(shards, front_end=Frames(), stream_clips=5, stream_frames=4)
+        for step in (0, 1, 6, 7):
+            features, labels, weights = next(iter(data.batches(step)))
+            numbers = np.array([int(name) for name in data.clips_of_step(step)])
+            heard = np.repeat(numbers, 4).reshape((2, 20) if step % 2 else (10, 4))
+            np.testing.assert_allclose(features[:, :, 0], heard, atol=1e-3)
+            np.testing.assert_array_equal(labels, np.eye(3)[numbers % 3])
+            assert weights.shape == (10,)
 
-    def test_it_is_the_end_of_the_other_clip_as_augmented_and_as_long_as_asked_for(self, tmp_path):
-        with tf.io.TFRecordWriter(str(tmp_path / "train-00000.tfrecord")) as writer:
-            for number in range(3):
-                said = {"label": "yes", "text": "", "speaker": "", "path": str(number)}
-                samples = 100 * number + np.arange(SAMPLES)
-                writer.write(encode_clip(samples.astype(np.int16), **said))
-        (tmp_path / "train-00000.csv").touch()
-        write_rows(tmp_path / "manifest.csv", [Row("0", "yes", "train")])
-        np.save(tmp_path / "noise.npy", np.zeros(0, np.int16))
-        louder = OFF.model_copy(update={"gain_db": (20.0, 20.0)})
-        sizes = {"batch_size": 3, "steps_per_epoch": 1, "augment": louder, "front_end": Frames()}
-        for samples in (2, 8):
-            data = training_data(tmp_path, preceding_samples=samples, **sizes)
-            first, second, third = (int(name) for name in data.clips_of_step(1))
-            found = next(iter(data.batches(1)))[0][:, :, 0].numpy() / 10
-            for row, before, own in zip(found, (third, first, second), (first, second, third), strict=True):
-                frames = [100 * number + np.arange(0.5, 8, 2) for number in (before, own)]
-                np.testing.assert_allclose(row, np.concatenate(frames)[4 - samples // 2 :], rtol=1e-4)
+    def test_frames_of_a_stream_hear_both_clips_and_silence_between(self, shards):
+        """Frames of 4 samples every 2; a clip of 8 is followed by 4 of silence."""
+        data = training_data(shards, front_end=OverlappingFrames(), stream_clips=2, stream_frames=6)
+        features, *_ = next(iter(data.batches(1)))
+        for heard, (one, other) in zip(features, pairs([int(n) for n in data.clips_of_step(1)]), strict=True):
+            samples = np.concatenate([[one] * 8, [0] * 4, [other] * 8, [0] * 4, [0] * 2])
+            expected = [samples[2 * frame : 2 * frame + 4].mean() for frame in range(12)]
+            np.testing.assert_allclose(heard[:, 0], expected, atol=1e-3)
 
-    def test_before_and_after_shows_the_clip_alone(self, shards):
+    def test_each_clip_of_a_stream_is_augmented_by_itself(self, shards):
+        gains = OFF.model_copy(update={"gain_db": (-20.0, 20.0), "time_masks": 1, "time_mask_frames": 4})
+        data = training_data(shards, augment=gains, front_end=Frames(), stream_clips=5, stream_frames=4)
+        features = next(iter(data.batches(1)))[0].numpy().reshape(10, 4)
+        numbers = np.array([int(name) for name in data.clips_of_step(1)])
+        said = numbers > 0
+        # A mask's value is the clip's own mean, and so that of its every frame.
+        factors = features[said] / numbers[said, None]
+        np.testing.assert_allclose(factors, factors[:, :1].repeat(4, 1), rtol=1e-3)
+        assert len(set(factors[:, 0].round(3).tolist())) > 5
+
+    def test_a_stream_is_heard_through_one_microphone(self, shards):
+        data = training_data(
+            shards,
+            augment=OFF.model_copy(update={"microphone_probability": 0.5}),
+            front_end=Responses(),
+            stream_clips=5,
+            stream_frames=4,
+        )
+        responses = next(iter(data.batches(1)))[0].numpy()
+        assert responses.shape == (2, 20, 3)
+        assert np.ptp(responses, axis=1).max() == 0
+
+    def test_before_and_after_shows_clips_alone(self, shards):
         louder = OFF.model_copy(update={"gain_db": (20.0, 20.0)})
-        data = training_data(shards, augment=louder, front_end=Frames(), preceding_samples=6)
+        data = training_data(shards, augment=louder, front_end=Frames(), stream_clips=5, stream_frames=4)
         before, after = data.before_and_after(4)
         assert before.shape == after.shape == (4, 4, 1)
         expected = np.repeat([float(clip) for clip in data.clips_of_step(0)[:4]], 4).reshape(4, 4)

@@ -271,7 +271,7 @@ class TestPhrases:
         [
             *(
                 "augment.mixup=0.2",
-                "augment.preceding_ms=100",
+                "augment.stream_clips=4",
                 "augment.fresh_unknown=true",
                 "training.teachers=[runs/a]",
             ),
@@ -318,20 +318,24 @@ class TestOtherSpeech:
         assert [path.name for path in loaded.corpus.other_speech] == ["talk"]
 
 
-class TestPrecedingSound:
-    @pytest.mark.parametrize("values", ["augment: {preceding_ms: 300}", "augment: {preceding_ms: 1}\nseed: 3"])
-    def test_is_for_models_that_look_back_alone(self, load, complaint, values):
-        expected = "mine.yaml: augment.preceding_ms is for streams; it needs model.bidirectional: false"
-        assert complaint(values) == expected
-        assert load(values, "model.bidirectional=false").augment.preceding_ms > 0
-        assert load(values, "augment.preceding_ms=0").model.bidirectional
+class TestStreams:
+    def test_are_for_models_that_look_back_alone(self, load, complaint):
+        values = "augment: {stream_clips: 4}"
+        assert complaint(values) == "mine.yaml: augment.stream_clips: streams need model.bidirectional: false"
+        assert load(values, "model.bidirectional=false").augment.stream_clips == 4
+        assert load(values, "augment.stream_clips=1").model.bidirectional
         with pytest.raises(UserError, match=r"training\.xla needs steps of one length"):
             load(values, "model.bidirectional=false", "training.xla=true")
 
-    def test_is_none_unless_asked_for(self, load, complaint):
-        assert load().augment.preceding_ms == 0
-        text = "model: {bidirectional: false}\naugment: {preceding_ms: -1}\n"
-        assert complaint(text) == "mine.yaml: augment.preceding_ms: expected greater than or equal to 0, got -1"
+    def test_are_whole_in_a_batch(self, complaint):
+        assert complaint("augment: {stream_clips: 3}", "model.bidirectional=false", "training.batch_size=64") == (
+            "mine.yaml: training.batch_size (64) must be a multiple of augment.stream_clips (3)"
+        )
+
+    def test_are_single_clips_unless_asked_for(self, load, complaint):
+        assert load().augment.stream_clips == 1
+        text = "model: {bidirectional: false}\naugment: {stream_clips: 0}\n"
+        assert complaint(text) == "mine.yaml: augment.stream_clips: expected greater than or equal to 1, got 0"
 
 
 class TestDifferences:

@@ -105,48 +105,51 @@ def test_the_convolution_is_its_equation(bidirectional, before):
     np.testing.assert_allclose(relu(batch()), expected, rtol=1e-3, atol=1e-4)
 
 
-class TestPrecedingFrames:
-    """Of 6 frames before the 11 of the clip: three steps of two each."""
+class TestStreams:
+    """Of three clips: each has 11 frames, hence five steps of two; six steps from one to the next."""
 
     @staticmethod
     def both(**settings) -> tuple[keras.Model, keras.Model]:
         """The model to train, and that of clips alone, with its weights."""
         settings = {"units": 4, "layers": 2, "bidirectional": False, "subsampling": 2, **settings}
         alone = build(**settings)
-        model = build_model(ModelSettings(**settings), FRAMES, FEATURES, LABELS, preceded=True)
+        model = build_model(ModelSettings(**settings), FRAMES, FEATURES, LABELS, stream_steps=6)
         assert [(w.path, w.shape) for w in model.weights] == [(w.path, w.shape) for w in alone.weights]
         model.set_weights(alone.get_weights())
         return model, alone
 
     @pytest.mark.parametrize("pooling", ["attention", "mean", "last"])
-    def test_the_state_follows_them_and_the_pooling_leaves_them_out(self, pooling):
+    def test_the_state_goes_on_and_the_pooling_takes_each_clips_own_steps(self, pooling):
         model, _ = self.both(pooling=pooling)
-        inputs = batch(17)
+        inputs = batch(36)
         assert model.input_shape == (None, None, FEATURES)
-        states = encode(inputs[:, :16].reshape(3, 8, 2 * FEATURES), model, False)
-        pooled = pool(states[:, 3:], model, pooling, False)
+        states = encode(inputs.reshape(3, 18, 2 * FEATURES), model, False)
+        own = np.stack([states[:, 6 * clip : 6 * clip + 5] for clip in range(3)], axis=1).reshape(9, 5, 4)
         kernel, bias = model.get_layer("head").get_weights()
-        np.testing.assert_allclose(model(inputs), pooled @ kernel + bias, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            model(inputs), pool(own, model, pooling, False) @ kernel + bias, rtol=1e-4, atol=1e-5
+        )
 
     @pytest.mark.parametrize("pooling", ["attention", "mean", "last"])
-    def test_where_they_leave_no_trace_it_says_what_the_clip_alone_gets(self, pooling):
-        """A GRU whose update gate is open forgets all but the present step."""
+    def test_a_clip_alone_is_what_it_was(self, pooling):
         model, alone = self.both(pooling=pooling)
-        for layer in gru_layers(alone):
-            kernel, recurrent, bias = layer.get_weights()
-            kernel[:, :4], recurrent[:, :4], bias[:, :4] = 0, 0, -50
-            layer.set_weights([kernel, 0 * recurrent, bias])
-        model.set_weights(alone.get_weights())
-        inputs = batch(17)
-        np.testing.assert_allclose(model(inputs), alone(inputs[:, 6:]), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(model(batch()), alone(batch()), rtol=1e-5, atol=1e-6)
+
+    def test_in_a_graph_that_takes_both(self):
+        """As training's, where the number of frames isn't known."""
+        model, _ = self.both(pooling="mean")
+        graph = tf.function(model, input_signature=[tf.TensorSpec((None, None, FEATURES))])
+        for inputs in (batch(36), batch()):
+            np.testing.assert_allclose(graph(inputs), model(inputs), rtol=1e-5, atol=1e-6)
 
     def test_behind_convolutions(self):
         settings = {"convolution_filters": 6, "convolution_layers": 2, "convolution_kernel": 3, "pooling": "mean"}
         model, _ = self.both(**settings)
-        inputs = batch(17)
+        inputs = batch(36)
         convolution = keras.Model(model.input, model.get_layer("sum_1").output)
-        assert convolution(inputs).shape == (3, 8, 6)
-        pooled = encode(convolution(inputs).numpy(), model, False)[:, 3:].mean(axis=1)
+        assert convolution(inputs).shape == (3, 18, 6)
+        states = encode(convolution(inputs).numpy(), model, False)
+        pooled = states.reshape(3, 3, 6, 4)[:, :, :5].mean(axis=2).reshape(9, 4)
         kernel, bias = model.get_layer("head").get_weights()
         np.testing.assert_allclose(model(inputs), pooled @ kernel + bias, rtol=1e-4, atol=1e-5)
 

@@ -28,6 +28,7 @@ from speech_gru.commit import recorded_commits
 from speech_gru.config import Config, dump_config, load_config
 from speech_gru.loop import DivergenceError, Interrupted, Monitor
 from speech_gru.run import load_run
+from speech_gru.teachers import Teachers
 from speech_gru.training import adapted_front_end, plan_training, shards_digest, training_data
 from trainings import At, KilledError, assert_same_weights, changed, interrupt, kill, run, terminate, trained_weights
 
@@ -215,31 +216,54 @@ class TestGoingOn:
         assert_same_weights(tmp_path / "killed", tmp_path / "whole")
 
 
-class TestClipsThatFollowOthers:
+class TestStreams:
     @pytest.fixture
     def following(self, light_config) -> Config:
-        return changed(light_config, "augment", preceding_ms=130)
+        return changed(light_config, "augment", stream_clips=4)
 
-    @pytest.mark.parametrize(
-        ("wanted", "subsampling", "steps"),
-        [(0, 2, 0), (20, 2, 0), (30, 2, 1), (100, 2, 2), (130, 2, 3), (130, 1, 5), (130, 3, 2), (9999, 2, 10)],
-    )
-    def test_whole_steps_of_50_ms_and_at_most_a_clip(self, light_config, wanted, subsampling, steps):
-        config = changed(changed(light_config, "augment", preceding_ms=wanted), "model", subsampling=subsampling)
+    @pytest.mark.parametrize(("subsampling", "frames"), [(1, 20), (2, 20), (3, 21)])
+    def test_a_clip_begins_whole_steps_after_the_one_before_it(self, following, subsampling, frames):
+        """A clip's 4,000 samples have 20 frames of 200, of which 19 are whole."""
+        config = changed(following, "model", subsampling=subsampling)
         plan, front_end = plan_training(config), adapted_front_end(config)
-        samples = training_data(config, plan, front_end).preceding_samples
-        assert samples == steps * subsampling * 200
-        assert samples <= config.corpus.clip_samples
-        learner = training.build_learner(config, plan, front_end)
-        assert learner.model.input_shape[1] == (None if steps else 19), "19 are the clip's own"
-
-    def test_the_model_takes_what_the_data_give(self, following):
-        plan, front_end = plan_training(following), adapted_front_end(following)
-        model = training.build_learner(following, plan, front_end).model
-        batches = training_data(following, plan, front_end).batches()
-        for (features, *_), frames in zip(batches, (19, 19 + 6, 19), strict=False):
-            assert features.shape == (8, frames, 10)
+        assert training_data(config, plan, front_end).stream_frames == frames
+        model = training.build_learner(config, plan, front_end).model
+        batches = training_data(config, plan, front_end).batches()
+        for (features, *_), shape in zip(batches, ((8, 19, 10), (2, 4 * frames, 10), (8, 19, 10)), strict=False):
+            assert features.shape == shape
             assert model(features).shape == (8, 5)
+
+    def test_a_teacher_hears_each_clip_alone(self, following, tiny_run, tiny_config):
+        config = changed(changed(tiny_config, "augment", stream_clips=4), "training", teachers=[tiny_run])
+        config = changed(config, "model", bidirectional=False)
+        plan, front_end = plan_training(config), adapted_front_end(config)
+        teachers = Teachers(config, plan.labels, front_end)
+        features = next(iter(training_data(config, plan, front_end).batches(1)))[0]
+        clips = tf.reshape(features, (8, 20, -1))[:, :19]
+        model = load_run(tiny_run).recognizer.get_layer("encoder_and_head")
+        np.testing.assert_allclose(teachers(features), tf.nn.softmax(model(clips)), atol=1e-6)
+
+    def test_the_devices_must_be_able_to_share_them(self, following):
+        with pytest.raises(
+            UserError, match=r"4 devices can't share evenly in streams of 4; --set training.batch_size=16"
+        ):
+            plan_training(following, SimpleNamespace(num_replicas_in_sync=4))
+
+    def test_each_device_gets_whole_streams_and_their_labels(self, following, monkeypatch):
+        plan, front_end = plan_training(following), adapted_front_end(following)
+        data = training_data(following, plan, front_end)
+        monkeypatch.setattr(training, "host", lambda strategy: (0, 1))
+        two = SimpleNamespace(num_replicas_in_sync=2, distribute_datasets_from_function=lambda shares: shares(None))
+        shares, batches = training.device_batches(two, data, 0), iter(data.batches(0))
+        for clips, streams in ((8, 8), (8, 2), (8, 8)):
+            features, labels, weights = next(batches)
+            for device in range(2):
+                own = slice(device * streams // 2, (device + 1) * streams // 2)
+                found = next(shares)
+                np.testing.assert_array_equal(found[0], features[own])
+                own = slice(device * clips // 2, (device + 1) * clips // 2)
+                np.testing.assert_array_equal(found[1], labels[own])
+                np.testing.assert_array_equal(found[2], weights[own])
 
     def test_they_have_an_effect_and_a_stop_has_none(self, following, undisturbed, tmp_path):
         history = run(following, tmp_path / "whole")
@@ -251,7 +275,7 @@ class TestClipsThatFollowOthers:
 
     def test_what_is_kept_takes_clips_alone(self, tiny_stream_run, tiny_shards):
         run = load_run(tiny_stream_run)
-        assert run.config.augment.preceding_ms == 100
+        assert run.config.augment.stream_clips == 2
         assert run.recognizer.input_shape == (None, 4000)
         batch = next(evaluation_batches(tiny_shards, "test", 4000, 64).as_numpy_iterator())
         guesses = [run.labels[index] for index in run.recognizer(batch["audio"]).numpy().argmax(axis=1)]
