@@ -47,7 +47,7 @@ def ours(config: Config, plan: Plan) -> list[float]:
 
 
 def bare(config: Config, plan: Plan) -> list[float]:
-    """The same of `Model.fit` on an epoch's features and labels in memory."""
+    """The same of `Model.fit` on an epoch's features and labels in memory; not for augment.stream_clips."""
     front_end = adapted_front_end(config)
     epoch = training_data(config, plan, front_end).batches().take(plan.steps_per_epoch).as_numpy_iterator()
     features, labels, weights = (np.concatenate(parts) for parts in zip(*epoch, strict=True))

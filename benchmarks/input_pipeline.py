@@ -21,7 +21,8 @@ def clips_per_second(batches, seconds: float) -> float:
         next(iterator)
     clips, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
-        clips += len(next(iterator)[0])
+        _, labels, *_ = next(iterator)
+        clips += len(labels)
     return clips / (time.perf_counter() - start)
 
 

@@ -112,9 +112,9 @@ class TrainingData:
     def batches(self, step: int = 0, host: int = 0, hosts: int = 1) -> tf.data.Dataset:
         """Endless batches of augmented features (batch, frames, features), labels (batch, labels), weights (batch,).
 
-        All are float32; labels are one-hot unless mixup has mixed them. At odd steps features may be of streams,
-        (batch / stream_clips, stream_clips * stream_frames, features): a model forgets how it is to be the first thing
-        heard if no clip is.
+        All are float32; labels are one-hot unless mixup has mixed them. With `stream_clips` those of odd steps are
+        of streams, (batch / stream_clips, stream_clips * stream_frames, features); at even ones each clip is the first
+        thing that the model hears.
 
         Args:
             step: where to start, counted from the start of training.

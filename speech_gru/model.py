@@ -165,7 +165,6 @@ def build_model(
         hidden = _gru(settings, index, return_sequences=sequences, use_cudnn=cudnn, unroll=unroll)(hidden, mask=mask)
     if stream_steps:
         hidden = ClipsOfStreams(frames // settings.subsampling, stream_steps, name="clips_of_streams")(hidden)
-        hidden = hidden[:, -1] if settings.pooling == "last" else hidden
     if not is_ctc:
         hidden = _pool(hidden, settings)
     if settings.dropout:
@@ -270,4 +269,5 @@ def _pool(hidden, settings: ModelSettings):
         return AttentionPooling(name="pooling")(hidden)
     if settings.pooling == "mean":
         return layers.GlobalAveragePooling1D(name="pooling")(hidden)
-    return hidden  # "last": the top GRU returned its last state alone
+    # "last": the top GRU returned its last state alone, if there are no streams.
+    return hidden if len(hidden.shape) == 2 else hidden[:, -1]

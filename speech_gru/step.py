@@ -12,7 +12,7 @@ import tensorflow as tf
 from speech_gru.objective import Objective
 
 Batch = tuple[tf.Tensor, ...]
-"""What the objective takes: the model's inputs, then what it shall say to them; clips first."""
+"""What the objective takes: the model's inputs, then what it shall say to them; clips first, or streams of clips."""
 
 
 def build_step(

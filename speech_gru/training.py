@@ -112,18 +112,19 @@ def plan_training(config: Config, strategy: tf.distribute.Strategy | None = None
             f"{shards}: {clips['train']} train and {clips['validation']} validation clips; both are needed. "
             "A speaker is never in two splits: record three or more (SPEAKER_nohash_N.wav), or give the splits in a CSV"
         )
+    streamed = config.augment.stream_clips
     if clips["train"] < batch_size:
         raise UserError(
             f"training.batch_size is {batch_size}, but there are only {clips['train']} training clips; lower it: "
-            f"--set training.batch_size={max(1, clips['train'] // 4)}"
+            f"--set training.batch_size={max(1, clips['train'] // 4 // streamed) * streamed}"
         )
     if len(labels) < 2:
         raise UserError(f"{shards} has the single label {''.join(labels)!r}; there is nothing to tell apart")
     replicas = strategy.num_replicas_in_sync
     if config.training.xla and replicas > 1:
         raise UserError(f"training.xla: true needs a single device, and there are {replicas}; leave it out")
-    if batch_size % (least := replicas * config.augment.stream_clips):
-        streams = f" in streams of {config.augment.stream_clips}" if config.augment.stream_clips > 1 else ""
+    if batch_size % (least := replicas * streamed):
+        streams = f" in streams of {streamed}" if streamed > 1 else ""
         raise UserError(
             f"training.batch_size is {batch_size}, which {replicas} devices can't share evenly{streams}; "
             f"--set training.batch_size={batch_size // least * least or least}"

@@ -386,8 +386,9 @@ sys.modules["tensorflow"] = None  # importing it fails
 from speech_gru.config import ModelSettings
 from speech_gru.model import build_model
 inputs, logits, *weights = np.load({str(tmp_path / "here.npz")!r}).values()
-model = build_model(ModelSettings(units=4, **{settings!r}), {FRAMES}, {FEATURES}, {LABELS})
+model = build_model(ModelSettings(units=4, **{settings!r}), {FRAMES}, {FEATURES}, {LABELS}, stream_steps=6)
 model.set_weights(weights)
+assert model(np.zeros((2, 3 * 12, {FEATURES}), np.float32)).shape == (6, {LABELS})
 import keras
 assert keras.backend.backend() == {backend!r}
 np.testing.assert_allclose(keras.ops.convert_to_numpy(model(inputs)), logits, rtol=1e-3, atol=1e-4)

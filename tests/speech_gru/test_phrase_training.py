@@ -26,7 +26,7 @@ from speech_gru.run import load_run, take_encoder
 from speech_gru.tensorboard import draw_results
 from speech_gru.training import adapted_front_end
 from speech_gru.transcripts import Transcripts
-from trainings import At, KilledError, assert_same_weights, changed, kill, run, terminate
+from trainings import At, KilledError, assert_same_weights, changed, kill, run, terminate, trained_weights
 
 RATE = 8000
 TONES = {"ja": 300, "nein": 900, "mehr": 2300}
@@ -226,9 +226,6 @@ class TestValidator:
         model = kept.recognizer.get_layer("encoder_and_head")
         validator = PhraseValidator(trained.config, kept.labels, kept.front_end, model)
         before = model.get_weights()
-        assert validator.lower_blank()[0] == 0  # training has done so
-        for now, then in zip(model.get_weights(), before, strict=True):
-            np.testing.assert_array_equal(now, then)
         _, expected = validator(before)
         for louder in range(1, 20):  # until it misses a word
             deaf = [*before[:-1], before[-1] + np.array([louder, 0, 0, 0], np.float32)]
@@ -254,6 +251,23 @@ class TestValidator:
         assert penalty == 0
         assert lowered.guesses == without.guesses
 
+    def test_training_ends_with_it_and_says_so(self, phrase_config, tmp_path, monkeypatch):
+        def lower(validator):
+            kernel, bias = validator.model.get_layer("head").get_weights()
+            validator.model.get_layer("head").set_weights([kernel, bias - np.array([1.5, 0, 0, 0])])
+            return 1.5, SimpleNamespace(word_error_rate=0.5), SimpleNamespace(word_error_rate=0.25)
+
+        monkeypatch.setattr(PhraseValidator, "lower_blank", lower)
+        quiet = changed(phrase_config, "tensorboard", image_epochs=0, augmented_clips=0, graph=False)
+        run(changed(quiet, "training", epochs=1), tmp_path, said=(said := []))
+        with np.load(tmp_path / "checkpoints" / "best.npz") as best:
+            expected = list(best.values())
+        *others, bias = trained_weights(tmp_path)
+        np.testing.assert_allclose(expected[-1] - bias, [1.5, 0, 0, 0], atol=1e-5)
+        for now, then in zip(others, expected, strict=False):
+            np.testing.assert_array_equal(now, then)
+        assert said == ["the blank's logit is lowered by 1.5: validation word error rate 25.00%, 50.00% without"]
+
     def test_phrases_shorter_than_a_step(self, phrase_config):
         """Alone in their batch, too."""
         config = changed(changed(phrase_config, "model", subsampling=8), "training", validation_batch_size=1)
@@ -277,10 +291,11 @@ class TestValidator:
         assert found.guesses[0] == ""
 
 
-def test_a_stopped_run_ends_as_if_it_had_never_been_stopped(phrase_config, tmp_path):
-    """Of two views of each phrase, of which one is shown."""
+@pytest.mark.parametrize("consistency", [0.0, 0.2])
+def test_a_stopped_run_ends_as_if_it_had_never_been_stopped(phrase_config, tmp_path, consistency):
+    """With one view of each phrase, and with two, of which one is shown."""
     quiet = changed(phrase_config, "tensorboard", image_epochs=0, augmented_clips=1, graph=False)
-    quiet = changed(quiet, "training", consistency=0.2)
+    quiet = changed(quiet, "training", consistency=consistency)
     history = run(quiet, tmp_path / "whole")
     assert len(history) == 2
     for step, action in ((3, kill), (7, terminate)):
