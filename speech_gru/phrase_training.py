@@ -24,11 +24,8 @@ from data_pipeline.phrases import (
     padded_batches,
 )
 from speech_gru.config import Config
-from speech_gru.objective import BLANK, ctc_loss
+from speech_gru.objective import ctc_loss
 from speech_gru.transcripts import Transcripts
-
-BLANK_PENALTIES = tuple(quarters / 4 for quarters in range(9))
-"""In nats. The runtime takes a step for silent whose blank outweighs all else, so it mustn't lose much more."""
 
 
 def output_labels(config: Config) -> tuple[str, ...]:
@@ -126,46 +123,16 @@ class PhraseValidator:
     def __call__(self, weights: list[np.ndarray]) -> tuple[float, Transcripts]:
         """The mean of the loss, and what is recognised, with greedy decoding."""
         self.model.set_weights(weights)
-        losses, log_probs = self._run()
-        return float(np.concatenate(losses).mean()), self._transcripts(log_probs)
-
-    def lower_blank(self) -> tuple[float, Transcripts, Transcripts]:
-        """Takes from the blank's logit, in the model's own weights, what makes the fewest words wrong.
-
-        CTC learns to say the blank rather too often: more is left out than put in. A constant that decoders take from
-        the blank's score (icefall's "blank penalty") mends that; here it is taken from the head's bias, once for all.
-
-        Returns: how much it is, and what is recognised without and with it.
-        """
-        _, log_probs = self._run()
-        found = [self._transcripts([_lowered(rows, penalty) for rows in log_probs]) for penalty in BLANK_PENALTIES]
-        best = int(np.argmin([said.word_error_rate for said in found]))
-        kernel, bias = self.model.get_layer("head").get_weights()
-        bias[BLANK] -= BLANK_PENALTIES[best]
-        self.model.get_layer("head").set_weights([kernel, bias])
-        return BLANK_PENALTIES[best], found[0], found[best]
-
-    def _run(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Each batch's losses, and each phrase's log-probabilities (steps, labels)."""
         losses, log_probs = [], []
         for features, frames, tokens in self.batches:
             logits, steps = self.logits(features, frames), frames // self.subsampling
             losses.append(self.losses(logits, steps, *tokens).numpy())
             rows = tf.nn.log_softmax(logits).numpy()
             log_probs += [row[:count] for row, count in zip(rows, steps, strict=True)]
-        return losses, log_probs
-
-    def _transcripts(self, log_probs: list[np.ndarray]) -> Transcripts:
-        return Transcripts.decoded(self.labels, self.kind, self.origins, self.texts, log_probs)
+        found = Transcripts.decoded(self.labels, self.kind, self.origins, self.texts, log_probs)
+        return float(np.concatenate(losses).mean()), found
 
     def graph(self) -> tf.Graph:
         """The model's, features to logits."""
         features = tf.TensorSpec((1, None, self.model.inputs[0].shape[2]), tf.float32)
         return self.logits.get_concrete_function(features, tf.TensorSpec((1,), tf.int32)).graph
-
-
-def _lowered(log_probs: np.ndarray, penalty: float) -> np.ndarray:
-    """The blank's log-probability is so much lower; greedy decoding needn't have them sum to 1."""
-    lowered = log_probs.copy()
-    lowered[:, BLANK] -= penalty
-    return lowered

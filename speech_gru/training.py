@@ -215,8 +215,6 @@ def _train(
         raise
     if number == 0:
         _set_best(kept, loop.best_file)
-        if config.model.head == "ctc":
-            _lower_blank(validate, report)
         _save(build_recognizer(front_end, kept, config.corpus.clip_samples), folder / "model.keras")
         for checkpoint in list_checkpoints(loop.folder):
             checkpoint.unlink()
@@ -404,15 +402,6 @@ def _locked(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder}: another process is training there; wait for it, or stop it") from error
     finally:
         os.close(descriptor)
-
-
-def _lower_blank(validate: PhraseValidator, report: Callable[[str], None]) -> None:
-    penalty, before, after = validate.lower_blank()
-    if penalty:
-        report(
-            f"the blank's logit is lowered by {penalty:g}: validation word error rate "
-            f"{after.word_error_rate:.2%}, {before.word_error_rate:.2%} without"
-        )
 
 
 def _set_best(model: keras.Model, file: Path) -> None:
