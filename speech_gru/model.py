@@ -9,7 +9,7 @@ from keras import layers, ops
 
 from data_pipeline.errors import UserError
 from data_pipeline.front_end import FrontEnd
-from speech_gru.config import ModelSettings
+from speech_gru.config import Config, ModelSettings
 
 
 @keras.saving.register_keras_serializable("speech_gru")
@@ -81,7 +81,6 @@ class BatchNormalization(layers.BatchNormalization):
         return mean, ops.moments(ops.square(inputs - mean) * weights, axes=(0, 1), synchronized=True)[0] / share
 
 
-@keras.saving.register_keras_serializable("speech_gru")
 class ClipsOfStreams(layers.Layer):
     """Streams (streams, steps, channels) -> the clips in them (clips, own, channels): of each one its own steps.
 
@@ -173,9 +172,10 @@ def build_model(
     return keras.Model(inputs if is_ctc else inputs[0], logits, name="encoder_and_head")
 
 
-def stream_frames(front_end: FrontEnd, subsampling: int, clip_samples: int) -> int:
+def stream_frames(config: Config, front_end: FrontEnd) -> int:
     """From one clip's beginning to the next one's in a stream: whole steps, as few as hold the clip."""
-    return -(-clip_samples // (front_end.hop * subsampling)) * subsampling
+    subsampling = config.model.subsampling
+    return -(-config.corpus.clip_samples // (front_end.hop * subsampling)) * subsampling
 
 
 def build_recognizer(front_end: FrontEnd, model: keras.Model, clip_samples: int) -> keras.Model:

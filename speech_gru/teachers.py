@@ -35,9 +35,7 @@ class Teachers:
             _check(run, config, labels, front_end)
         self.models = [run.recognizer.get_layer("encoder_and_head") for run in runs]
         frames = front_end.frame_count(config.corpus.clip_samples)
-        self.clips = ClipsOfStreams(
-            frames, stream_frames(front_end, config.model.subsampling, config.corpus.clip_samples)
-        )
+        self.clips = ClipsOfStreams(frames, stream_frames(config, front_end))
 
     def __call__(self, features):
         """(batch, frames, features), or streams of clips -> (batch, labels) float32. They hear each clip alone."""

@@ -112,19 +112,19 @@ def plan_training(config: Config, strategy: tf.distribute.Strategy | None = None
             f"{shards}: {clips['train']} train and {clips['validation']} validation clips; both are needed. "
             "A speaker is never in two splits: record three or more (SPEAKER_nohash_N.wav), or give the splits in a CSV"
         )
-    streamed = config.augment.stream_clips
+    stream_clips = config.augment.stream_clips
     if clips["train"] < batch_size:
         raise UserError(
             f"training.batch_size is {batch_size}, but there are only {clips['train']} training clips; lower it: "
-            f"--set training.batch_size={max(1, clips['train'] // 4 // streamed) * streamed}"
+            f"--set training.batch_size={max(1, clips['train'] // 4 // stream_clips) * stream_clips}"
         )
     if len(labels) < 2:
         raise UserError(f"{shards} has the single label {''.join(labels)!r}; there is nothing to tell apart")
     replicas = strategy.num_replicas_in_sync
     if config.training.xla and replicas > 1:
         raise UserError(f"training.xla: true needs a single device, and there are {replicas}; leave it out")
-    if batch_size % (least := replicas * streamed):
-        streams = f" in streams of {streamed}" if streamed > 1 else ""
+    if batch_size % (least := replicas * stream_clips):
+        streams = f" in streams of {stream_clips}" if stream_clips > 1 else ""
         raise UserError(
             f"training.batch_size is {batch_size}, which {replicas} devices can't share evenly{streams}; "
             f"--set training.batch_size={batch_size // least * least or least}"
@@ -229,7 +229,8 @@ def _identity(config: Config, plan: Plan) -> dict:
 
 def build_learner(config: Config, plan: Plan, front_end: FrontEnd) -> Learner:
     """The model with fresh weights on the plan's devices, its optimiser and its step."""
-    settings, strategy, is_streamed = config.training, plan.strategy, config.augment.stream_clips > 1
+    settings, strategy = config.training, plan.strategy
+    has_streams = config.augment.stream_clips > 1
     with dtype_policy("float32"), strategy.scope():
         teachers = Teachers(config, plan.labels, front_end) if settings.teachers else None
     with dtype_policy(plan.policy), strategy.scope():
@@ -240,7 +241,7 @@ def build_learner(config: Config, plan: Plan, front_end: FrontEnd) -> Learner:
             cudnn=use_cudnn(settings),
             unroll=settings.xla,
             synchronized=strategy.num_replicas_in_sync > 1,
-            stream_steps=_stream_frames(config, front_end) // config.model.subsampling if is_streamed else None,
+            stream_steps=stream_frames(config, front_end) // config.model.subsampling if has_streams else None,
         )
         optimizer = build_optimizer(settings, plan.steps_per_epoch, plan.policy)
         optimizer.build(model.trainable_variables)
@@ -271,12 +272,8 @@ def training_data(config: Config, plan: Plan, front_end: FrontEnd) -> TrainingDa
         plan.steps_per_epoch,
         class_weights(plan.label_clips, config.training.class_balance),
         config.augment.stream_clips,
-        _stream_frames(config, front_end),
+        stream_frames(config, front_end),
     )
-
-
-def _stream_frames(config: Config, front_end: FrontEnd) -> int:
-    return stream_frames(front_end, config.model.subsampling, config.corpus.clip_samples)
 
 
 def device_batches(strategy: tf.distribute.Strategy, data: TrainingData, step: int) -> Iterator:
