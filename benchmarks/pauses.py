@@ -2,7 +2,7 @@
 
     python benchmarks/pauses.py runs/an4/export/model.tflite --shards shards/an4
 
-A pause is made of the phrase's own last tenth of a second, forwards and backwards in turn: what the room sounds like.
+A pause is made of the phrase's own quietest tenth of a second, forwards and backwards in turn.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from speech_gru.phrase_recognizer import PhraseRecognizer
 
 
 def with_pause(pcm: np.ndarray, samples: int, background: int) -> np.ndarray:
-    """The phrase, (samples,) int16, and so many samples of pause, repeated from the last `background` of it."""
-    end = pcm[-background:]
-    return np.concatenate([pcm, np.resize(np.concatenate([end[::-1], end]), samples)])
+    """The phrase, (samples,) int16, and so many samples of pause, repeated from its quietest `background` of them."""
+    quiet = min(np.split(pcm, range(background, len(pcm), background))[:-1], key=np.std)
+    return np.concatenate([pcm, np.resize(np.concatenate([quiet, quiet[::-1]]), samples)])
 
 
 def main() -> None:

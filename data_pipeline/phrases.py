@@ -18,6 +18,7 @@ from data_pipeline.clip_index import ClipIndex
 from data_pipeline.dataset import PREFETCHED, fold_in
 from data_pipeline.errors import UserError
 from data_pipeline.front_end import FrontEnd
+from data_pipeline.pauses import with_pauses
 from data_pipeline.settings import AugmentSettings
 from data_pipeline.tokens import split_text
 
@@ -162,10 +163,12 @@ class PhraseData:
             epoch, numbers = self._numbers(step)
             phrases = [self.source.read(epoch, number) for number in numbers[host::hosts]]
             generator = np.random.default_rng((self.seed, int(step), host))
-            before = self.augment.time_shift_ms * self.front_end.sample_rate / 1000
-            leads = generator.integers(0, round(before) + 1, len(phrases))
+            rate, pause_ms = self.front_end.sample_rate, self.augment.pause_ms
+            leads = generator.integers(0, round(self.augment.time_shift_ms * rate / 1000) + 1, len(phrases))
             audio = [np.pad(pcm, (lead, 0)) for (pcm, _, _), lead in zip(phrases, leads, strict=True)]
-            quarter = self.front_end.sample_rate // _LENGTHS_A_SECOND
+            if step % 2 and pause_ms[1]:
+                audio = [with_pauses(pcm, rate, pause_ms, generator) for pcm, _, _ in phrases]
+            quarter = rate // _LENGTHS_A_SECOND
             padded = pad(audio, np.int16, at_least=self.front_end.fft_size, multiple_of=quarter)
             return (*padded, *pad([self.spell(text) for _, text, _ in phrases]))
 

@@ -184,14 +184,19 @@ class AugmentSettings(Settings):
     stream_clips: Annotated[int, Field(ge=1)] = 1
     """At every other step so many clips follow each other as one stream, each to be recognised: there it isn't silent
     before a word, and the state never begins anew. For models that aren't bidirectional."""
+    pause_ms: Range = (0.0, 0.0)
+    """At every other step a pause of such a length comes before each phrase, and one after it, with the sound of the
+    recording's own quietest moment. For recorded phrases (`corpus.tokens`)."""
     mixup: Annotated[float, Field(ge=0)] = 0.0
     """Alpha of the Beta distribution that the mixing weights are drawn from."""
 
     @model_validator(mode="after")
     def _check(self):
-        for name in ("gain_db", "speed", "snr_db"):
+        for name in ("gain_db", "speed", "snr_db", "pause_ms"):
             if getattr(self, name) is not None:
                 _ascending(name, getattr(self, name))
         if self.speed is not None and (self.speed[0] < 0.5 or self.speed[1] > 2):
             raise ValueError(f"speed must lie between 0.5 and 2, got {self.speed[0]:g} to {self.speed[1]:g}")
+        if self.pause_ms[0] < 0:
+            raise ValueError(f"pause_ms: expected times from 0, got {self.pause_ms[0]:g}")
         return self

@@ -185,17 +185,24 @@ def _noise(facts: Facts) -> str:
 def _usage(facts: Facts, proofs: list[Proof]) -> str:
     proven = [proof.file for proof in proofs if proof.status == "proven"]
     files = [file for file in proven if file.endswith(".tflite")] or ["model.tflite"]
-    verb = "listen" if files[0].startswith("stream") else "recognize"
-    classes = (
+    verb = "listen" if _is_streaming(files[0]) else "recognize"
+    classes = [
         "`speech_gru.PhraseRecognizer(file)`: `transcribe(samples)`, `words(samples)` with times, "
         "`find(samples, phrases)`, and `stream()` for audio that goes on"
-        if facts.config["model"]["head"] == "ctc"
-        else "`speech_gru.Recognizer(file).recognize(samples)` for clips, "
-        "`speech_gru.StreamingRecognizer(file).detect(samples)` for audio that goes on"
-    )
+    ]
+    if facts.config["model"]["head"] != "ctc":
+        recognizers = {
+            False: "`speech_gru.Recognizer(file).recognize(samples)` for clips",
+            True: "`speech_gru.StreamingRecognizer(file).detect(samples)` for audio that goes on",
+        }
+        classes = [recognizers[kind] for kind in sorted({_is_streaming(file) for file in files})]
     return (
         "## How to run it\n\n"
         f"```\nspeech-gru {verb} {files[0]} some.wav\nspeech-gru inspect {files[0]}\n```\n\n"
-        f"From Python, with NumPy and LiteRT alone: {classes}. Inputs and outputs of "
+        f"From Python, with NumPy and LiteRT alone: {', '.join(classes)}. Inputs and outputs of "
         "the files are named; export/tflite.py and export/saved_model.py list them."
     )
+
+
+def _is_streaming(file: str) -> bool:
+    return file.startswith("stream")

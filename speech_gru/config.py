@@ -259,6 +259,10 @@ class Config(Settings):
             raise ValueError("model.head: ctc and phrases (corpus.tokens, or a section compose) need each other")
         if self.corpus.tokens and self.compose:
             raise ValueError("compose makes phrases of a corpus of words; it can't be had with corpus.tokens")
+        if self.augment.pause_ms[1] and not self.corpus.tokens:
+            raise ValueError(
+                "augment.pause_ms is for recorded phrases (corpus.tokens); compose.gap_ms is for composed ones"
+            )
         if not has_phrases:
             if self.training.consistency:
                 raise ValueError("training.consistency is for phrases; it needs model.head: ctc")

@@ -24,6 +24,7 @@ from speech_gru.phrase_training import known_words, least_samples, measured_phra
 from speech_gru.recognizer import Recognizer
 from speech_gru.report import phrase_predictor, predictor
 from speech_gru.run import load_run
+from speech_gru.shipped import FOLDER
 from speech_gru.streaming import StreamingRecognizer
 from speech_gru.transcripts import PredictPhrases
 from speech_gru.utterance import UtteranceDecoder
@@ -117,6 +118,11 @@ def _own_config(run: Path) -> Config:
     return load_config(run / "config.yaml")
 
 
+def _report_folder(file: Path) -> Path:
+    """Where a file's reports go: beside it, but of those that come with the package into the current folder."""
+    return Path("report") if file.resolve().parent == FOLDER.resolve() else file.parent / "report"
+
+
 def is_for_phrases(path: Path) -> bool:
     """Whether a run or a file has a CTC head. Raises UserError for what is no file of speech_gru."""
     if path.is_dir():
@@ -149,7 +155,7 @@ def load_phrase_subject(path: Path, decoding: str | None = None) -> PhraseSubjec
         recognizer.decode,
         recognizer.sample_rate,
         1,
-        path.parent / "report",
+        _report_folder(path),
         path.resolve().parent.parent,
     )
 
@@ -187,7 +193,7 @@ def load_subject(path: Path, *, keep_state: bool = False) -> Subject:
         about.labels,
         about.sample_rate,
         about.clip_samples,
-        path.parent / "report",
+        _report_folder(path),
         path.resolve().parent.parent,
         about.thresholds,
     )

@@ -156,7 +156,7 @@ class TestBatches:
     @pytest.mark.parametrize("step", [1, 4, 5, 8])
     def test_going_on_from_a_step(self, data, step):
         augment = {"time_shift_ms": 50, "gain_db": (-6, 6), "speed": (0.9, 1.1), "time_masks": 2, "frequency_masks": 1}
-        augment |= {"noise_probability": 0.5, "microphone_probability": 0.5}
+        augment |= {"noise_probability": 0.5, "microphone_probability": 0.5, "pause_ms": (0, 200)}
         noise = noise_of(99, 20000)
         everything = first(10, data(noise=noise, **augment).batches())
         for batch, other in zip(first(2, data(noise=noise, **augment).batches(step)), everything[step:], strict=False):
@@ -191,6 +191,16 @@ class TestBatches:
         assert {1, 2, 3} <= set(more) <= {0, 1, 2, 3, 4}
         for features, frames, _, _ in shifted:
             assert all(not row[count:].any() for row, count in zip(features, frames, strict=True))
+
+    def test_pauses_at_every_other_step(self, data, front_end):
+        """0.2 to 0.3 s on both sides: 16 to 24 frames of 25 ms more, or one less where two parts of a frame add up."""
+        plain, paused = first(6, data().batches()), first(6, data(pause_ms=(200, 300)).batches())
+        for step, (batch, other) in enumerate(zip(paused, plain, strict=True)):
+            if step % 2 == 0:
+                assert_same(batch, other)
+            else:
+                assert set(batch[1] - other[1]) <= set(range(15, 26))
+                assert_same(batch[2:], other[2:])
 
     def test_speed_changes_the_length(self, data):
         plain, fast = first(5, data().batches()), first(5, data(speed=(1.25, 1.25)).batches())

@@ -1,5 +1,6 @@
 """What a model card must tell."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,6 +164,21 @@ def test_how_to_run_it(make_facts):
     assert "speech_gru.Recognizer(file).recognize(samples)" in text
 
 
+@pytest.mark.parametrize(
+    ("files", "verb", "classes"),
+    [
+        (("model.tflite", "model.onnx"), "recognize model.tflite", {"Recognizer"}),
+        (("stream_dynamic_range.tflite",), "listen stream_dynamic_range.tflite", {"StreamingRecognizer"}),
+        (("model.tflite", "stream.tflite"), "recognize model.tflite", {"Recognizer", "StreamingRecognizer"}),
+    ],
+)
+def test_what_runs_the_files_that_are_there(make_facts, files, verb, classes):
+    proofs = [replace(PROOFS[0], file=file) for file in files]
+    text = sections(model_card(make_facts(), proofs))["How to run it"]
+    assert f"speech-gru {verb} some.wav" in text
+    assert set(re.findall(r"speech_gru\.(\w+)\(", text)) == classes
+
+
 def test_phrases(make_facts):
     counts = {"train": {"_phrase_": 900, "_silence_": 9}, "test": {"_phrase_": 100}}
     facts = make_facts(CTC, labels=("", " ", "a", "b"), counts=counts, metrics={"test": {"word_error_rate": 0.05}})
@@ -196,7 +212,8 @@ def test_what_it_refers_to_is_there(make_facts):
     import speech_gru
     from speech_gru.streaming import StreamingRecognizer
 
-    card, root = model_card(make_facts(), PROOFS), Path(__file__).parents[2]
+    proofs = [PROOFS[0], replace(PROOFS[0], file="stream.tflite")]
+    card, root = model_card(make_facts(), proofs), Path(__file__).parents[2]
     assert {"export/tflite.py", "export/saved_model.py"} <= {word.strip("`,.;") for word in card.split()}
     assert (root / "export" / "tflite.py").is_file()
     assert (root / "export" / "saved_model.py").is_file()

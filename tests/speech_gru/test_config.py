@@ -290,6 +290,20 @@ class TestPhrases:
         phrases = ("corpus.tokens=words", "model.head=ctc")
         assert load("", *phrases, "training.consistency=0.2").training.consistency == 0.2
 
+    def test_pauses_are_for_recorded_ones(self, complaint, load):
+        said = (
+            "mine.yaml: augment.pause_ms is for recorded phrases (corpus.tokens); compose.gap_ms is for composed ones"
+        )
+        pauses = "augment: {pause_ms: [0, 500]}\n"
+        assert complaint(pauses) == said
+        assert complaint("compose: {words: [1, 3]}\n" + pauses, "model.head=ctc") == said
+        recorded = ("corpus.tokens=words", "model.head=ctc")
+        assert load(pauses, *recorded).augment.pause_ms == (0, 500)
+        message = "mine.yaml: augment: pause_ms: expected times from 0, got -1"
+        assert complaint("augment: {pause_ms: [-1, 500]}\n", *recorded) == message
+        message = "mine.yaml: augment: pause_ms: the first value (500) must not exceed the second (0)"
+        assert complaint("augment: {pause_ms: [500, 0]}\n", *recorded) == message
+
     @pytest.mark.parametrize(
         ("values", "message"),
         [

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,6 +78,14 @@ def test_no_clip_can_be_used(listener, tmp_path):
 def test_no_such_corpus(listener, tmp_path):
     with pytest.raises(UserError, match="doesn't exist"):
         prepare_corpus(listener("tief"), tmp_path / "none", tmp_path, nothing)
+
+
+def test_reports_on_a_file_that_comes_with_the_package_stay_out_of_it(tiny_export, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("speech_gru.subject.FOLDER", tiny_export)
+    assert load_subject(tiny_export / "model.tflite").report_folder == Path("report")
+    monkeypatch.setattr("speech_gru.subject.FOLDER", tmp_path)
+    assert load_subject(tiny_export / "model.tflite").report_folder == tiny_export / "report"
 
 
 class TestStreams:
