@@ -5,7 +5,9 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
@@ -36,7 +38,7 @@ def in_child(function: Callable[..., Result], *arguments) -> Result:
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(sender, function, arguments))
     try:
-        with listening() as stop:  # half started, it would be left behind and complain
+        with listening() as stop, _interrupt_blocked():  # half started, it would be left behind and complain
             process.start()
         if stop.number is not None:
             signal.raise_signal(stop.number)
@@ -55,9 +57,22 @@ def in_child(function: Callable[..., Result], *arguments) -> Result:
     return result
 
 
+@contextmanager
+def _interrupt_blocked() -> Iterator[None]:
+    """SIGINT waits, and a process that is started doesn't get it at all, not even while it imports.
+
+    A terminal sends it to the parent too, which then ends that process.
+    """
+    resource_tracker.ensure_running()  # which `start` would do otherwise, and let the signal through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(sender: Connection, function: Callable, arguments: tuple) -> None:
     """Sends what `function` returns, or the error and its trace."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the parent too, which then ends this process
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         answer = function(*arguments), None, ""

@@ -96,6 +96,13 @@ def test_it_ends_with_its_parent(tmp_path, number):
         parent.wait()
 
 
+def test_a_terminals_interrupt_never_reaches_it():
+    """Not in any moment: what blocks it is there before the child's first instruction, and only in the child."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert in_child(signal.pthread_sigmask, signal.SIG_BLOCK, ()) == before | {signal.SIGINT}
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
 def wait_for(found, seconds: float = 30):
     """What `found` gives as soon as that is true."""
     end = time.monotonic() + seconds
