@@ -18,7 +18,7 @@ from speech_gru.phrase_recognizer import PhraseRecognizer
 
 def with_pause(pcm: np.ndarray, samples: int, background: int) -> np.ndarray:
     """The phrase, (samples,) int16, and so many samples of pause, repeated from its quietest `background` of them."""
-    quiet = min(np.split(pcm, range(background, len(pcm), background))[:-1], key=np.std)
+    quiet = min(pcm[: len(pcm) // background * background].reshape(-1, background), key=np.std)
     return np.concatenate([pcm, np.resize(np.concatenate([quiet, quiet[::-1]]), samples)])
 
 
