@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.clip_index import ClipIndex
+from data_pipeline.pauses import quietest
 from speech_gru.cli.console import new_table, print_table
 from speech_gru.error_rates import count_errors, error_rate
 from speech_gru.phrase_recognizer import PhraseRecognizer
@@ -18,7 +19,7 @@ from speech_gru.phrase_recognizer import PhraseRecognizer
 
 def with_pause(pcm: np.ndarray, samples: int, background: int) -> np.ndarray:
     """The phrase, (samples,) int16, and so many samples of pause, repeated from its quietest `background` of them."""
-    quiet = min(pcm[: len(pcm) // background * background].reshape(-1, background), key=np.std)
+    quiet = quietest(pcm, background)
     return np.concatenate([pcm, np.resize(np.concatenate([quiet, quiet[::-1]]), samples)])
 
 

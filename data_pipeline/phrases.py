@@ -126,7 +126,8 @@ class PhraseData:
     """Phrases in a step, on all devices together."""
     steps_per_epoch: int
     views: int = 1
-    """Each phrase comes so many times in a step, with one speed and one lead, else augmented differently."""
+    """Each phrase comes so many times in a step, of one speed and with one lead or the same pauses, else
+    augmented differently."""
 
     def batches(self, step: int = 0, host: int = 0, hosts: int = 1) -> tf.data.Dataset:
         """Endless augmented batches. Arguments as for TrainingData.batches."""
@@ -164,10 +165,11 @@ class PhraseData:
             phrases = [self.source.read(epoch, number) for number in numbers[host::hosts]]
             generator = np.random.default_rng((self.seed, int(step), host))
             rate, pause_ms = self.front_end.sample_rate, self.augment.pause_ms
-            leads = generator.integers(0, round(self.augment.time_shift_ms * rate / 1000) + 1, len(phrases))
-            audio = [np.pad(pcm, (lead, 0)) for (pcm, _, _), lead in zip(phrases, leads, strict=True)]
             if step % 2 and pause_ms[1]:
                 audio = [with_pauses(pcm, rate, pause_ms, generator) for pcm, _, _ in phrases]
+            else:
+                leads = generator.integers(0, round(self.augment.time_shift_ms * rate / 1000) + 1, len(phrases))
+                audio = [np.pad(pcm, (lead, 0)) for (pcm, _, _), lead in zip(phrases, leads, strict=True)]
             quarter = rate // _LENGTHS_A_SECOND
             padded = pad(audio, np.int16, at_least=self.front_end.fft_size, multiple_of=quarter)
             return (*padded, *pad([self.spell(text) for _, text, _ in phrases]))

@@ -185,8 +185,9 @@ class AugmentSettings(Settings):
     """At every other step so many clips follow each other as one stream, each to be recognised: there it isn't silent
     before a word, and the state never begins anew. For models that aren't bidirectional."""
     pause_ms: Range = (0.0, 0.0)
-    """At every other step a pause of such a length comes before each phrase, and one after it, with the sound of the
-    recording's own quietest moment. For recorded phrases (`corpus.tokens`)."""
+    """At every other step, in place of a shift, a pause of such a length comes before each phrase, and one after it,
+    with the sound of the recording's own quietest moment. `snr_db` is then that over pauses too. For recorded phrases
+    (`corpus.tokens`)."""
     mixup: Annotated[float, Field(ge=0)] = 0.0
     """Alpha of the Beta distribution that the mixing weights are drawn from."""
 

@@ -186,20 +186,19 @@ def _usage(facts: Facts, proofs: list[Proof]) -> str:
     proven = [proof.file for proof in proofs if proof.status == "proven"]
     files = [file for file in proven if file.endswith(".tflite")] or ["model.tflite"]
     verb = "listen" if _is_streaming(files[0]) else "recognize"
-    classes = [
-        "`speech_gru.PhraseRecognizer(file)`: `transcribe(samples)`, `words(samples)` with times, "
-        "`find(samples, phrases)`, and `stream()` for audio that goes on"
-    ]
-    if facts.config["model"]["head"] != "ctc":
-        recognizers = {
-            False: "`speech_gru.Recognizer(file).recognize(samples)` for clips",
-            True: "`speech_gru.StreamingRecognizer(file).detect(samples)` for audio that goes on",
-        }
-        classes = [recognizers[kind] for kind in sorted({_is_streaming(file) for file in files})]
+    if facts.config["model"]["head"] == "ctc":
+        classes = (
+            "`speech_gru.PhraseRecognizer(file)`: `transcribe(samples)`, `words(samples)` with times, "
+            "`find(samples, phrases)`, and `stream()` for audio that goes on"
+        )
+    else:
+        classes = "`speech_gru.StreamingRecognizer(file).detect(samples)` for audio that goes on"
+        if not all(map(_is_streaming, files)):
+            classes = f"`speech_gru.Recognizer(file).recognize(samples)` for clips, {classes}"
     return (
         "## How to run it\n\n"
         f"```\nspeech-gru {verb} {files[0]} some.wav\nspeech-gru inspect {files[0]}\n```\n\n"
-        f"From Python, with NumPy and LiteRT alone: {', '.join(classes)}. Inputs and outputs of "
+        f"From Python, with NumPy and LiteRT alone: {classes}. Inputs and outputs of "
         "the files are named; export/tflite.py and export/saved_model.py list them."
     )
 

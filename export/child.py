@@ -59,7 +59,7 @@ def in_child(function: Callable[..., Result], *arguments) -> Result:
 
 @contextmanager
 def _interrupt_blocked() -> Iterator[None]:
-    """SIGINT waits, and a process that is started doesn't get it at all, not even while it imports.
+    """A process that is started in here never gets SIGINT, not even while it imports; this one needs `listening` too.
 
     A terminal sends it to the parent too, which then ends that process.
     """

@@ -155,7 +155,7 @@ def load_phrase_subject(path: Path, decoding: str | None = None) -> PhraseSubjec
         recognizer.decode,
         recognizer.sample_rate,
         1,
-        _report_folder(path),
+        path.parent / "report",
         path.resolve().parent.parent,
     )
 

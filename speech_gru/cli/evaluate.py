@@ -24,7 +24,10 @@ def evaluate(
         Path | None, typer.Option(help="A folder of words or a CSV manifest to measure on instead, all its splits.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the report; if not given, one in report/ beside the model.")
+        Path | None,
+        typer.Option(
+            help="Folder for the report; if not given, one in report/ beside the model, or here if it came along."
+        ),
     ] = None,
     keep_state: Annotated[
         bool, typer.Option("--keep-state", help="A streaming file: hear all clips as one stream, never begin anew.")

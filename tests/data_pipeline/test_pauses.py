@@ -42,6 +42,18 @@ class TestWithPauses:
         assert -31 < min(levels) < -26
         assert 3 < max(levels) < 7
 
+    def test_the_two_pauses_differ(self, phrase, generator):
+        longer = with_pauses(phrase, RATE, (500, 500), generator).astype(float)
+        assert abs(np.corrcoef(longer[:8000], longer[-8000:])[0, 1]) < 0.5
+        assert np.std(longer[:8000]) == pytest.approx(np.std(longer[-8000:]), rel=0.3)
+
+    def test_no_step_where_the_phrase_begins(self, generator):
+        """Of a recording whose samples lie about 500 the pause's do so too."""
+        offset = np.random.default_rng(3).normal(500, 5, RATE).astype(np.int16)
+        longer = with_pauses(offset, RATE, (500, 500), generator)
+        assert np.mean(longer[:8000]) == pytest.approx(500, abs=1)
+        assert abs(np.diff(longer.astype(int))).max() < 80
+
     def test_no_pause(self, phrase, generator):
         np.testing.assert_array_equal(with_pauses(phrase, RATE, (0, 0), generator), phrase)
 
@@ -71,7 +83,17 @@ class TestRoomTone:
 
     @pytest.mark.parametrize("samples", [0, 1, 799, 1600, 7919])
     @pytest.mark.parametrize("phrase", [np.zeros(5000, np.int16), np.array([7], np.int16), np.full(900, 40, np.int16)])
-    def test_short_and_silent_recordings(self, phrase, samples, generator):
-        tone = room_tone(phrase, samples, RATE, generator)
-        assert tone.shape == (samples,)
-        assert not tone.any()
+    def test_recordings_in_which_nothing_moves(self, phrase, samples, generator):
+        np.testing.assert_array_equal(room_tone(phrase, samples, RATE, generator), np.full(samples, phrase[0]))
+
+    def test_a_recording_shorter_than_a_tenth_of_a_second(self, generator):
+        short = np.random.default_rng(4).normal(0, 300, 900).astype(np.int16)
+        tone = room_tone(short, 8000, RATE, generator)
+        assert np.std(tone) == pytest.approx(300, rel=0.1)
+
+    def test_the_quietest_is_not_the_one_nearest_to_zero(self, generator):
+        """An offset is no sound."""
+        loud, quiet = np.random.default_rng(5).normal(0, 100, 1600), np.random.default_rng(6).normal(2000, 10, 1600)
+        tone = room_tone(np.concatenate([loud, quiet, loud]).astype(np.int16), 4800, RATE, generator)
+        assert np.std(tone) == pytest.approx(10, rel=0.1)
+        assert np.mean(tone) == pytest.approx(2000, abs=5)

@@ -192,15 +192,30 @@ class TestBatches:
         for features, frames, _, _ in shifted:
             assert all(not row[count:].any() for row, count in zip(features, frames, strict=True))
 
-    def test_pauses_at_every_other_step(self, data, front_end):
-        """0.2 to 0.3 s on both sides: 16 to 24 frames of 25 ms more, or one less where two parts of a frame add up."""
-        plain, paused = first(6, data().batches()), first(6, data(pause_ms=(200, 300)).batches())
+    def test_pauses_at_every_other_step(self, data):
+        """0.2 to 0.3 s on both sides, 16 to 24 frames of 25 ms more, drawn for each; not silent as a shift is."""
+        plain, paused = first(10, data().batches()), first(10, data(pause_ms=(200, 300), time_shift_ms=0).batches())
+        more = []
         for step, (batch, other) in enumerate(zip(paused, plain, strict=True)):
             if step % 2 == 0:
                 assert_same(batch, other)
-            else:
-                assert set(batch[1] - other[1]) <= set(range(15, 26))
-                assert_same(batch[2:], other[2:])
+                continue
+            assert_same(batch[2:], other[2:])
+            more.append(tuple(batch[1] - other[1]))
+            for features, phrase, count, frames in zip(batch[0], other[0], batch[1], other[1], strict=True):
+                # The clips are noise throughout: a pause is as loud as they, less 30 to plus 6 dB.
+                level = phrase[:frames].mean()
+                for pause in (features[:6], features[count - 6 : count]):
+                    assert level - 33 < pause.mean() < level + 9
+        assert set(np.ravel(more)) <= set(range(16, 25))
+        assert len(set(np.ravel(more))) > 3
+        assert len(set(more)) == 5
+
+    def test_a_pause_comes_in_place_of_a_shift(self, data):
+        shifted = first(2, data(time_shift_ms=100, pause_ms=(500, 500)).batches())
+        plain = first(2, data().batches())
+        assert set(shifted[0][1] - plain[0][1]) <= {0, 1, 2, 3, 4}
+        np.testing.assert_array_equal(shifted[1][1] - plain[1][1], 40)
 
     def test_speed_changes_the_length(self, data):
         plain, fast = first(5, data().batches()), first(5, data(speed=(1.25, 1.25)).batches())

@@ -96,11 +96,28 @@ def test_it_ends_with_its_parent(tmp_path, number):
         parent.wait()
 
 
-def test_a_terminals_interrupt_never_reaches_it():
-    """Not in any moment: what blocks it is there before the child's first instruction, and only in the child."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    assert in_child(signal.pthread_sigmask, signal.SIG_BLOCK, ()) == before | {signal.SIGINT}
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+BLOCKED = """
+import signal
+from export.child import in_child
+
+BLOCKED = signal.pthread_sigmask(signal.SIG_BLOCK, ())  # as the child imports this, before it is told what to do
+
+def blocked():
+    return BLOCKED
+
+if __name__ == "__main__":
+    print(BLOCKED == in_child(blocked) - {signal.SIGINT}, signal.SIGINT in in_child(blocked))
+    print(BLOCKED == signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+"""
+
+
+def test_a_terminals_interrupt_never_reaches_it(tmp_path):
+    """Not even while it imports. In a process of its own, in which nothing was started before."""
+    (tmp_path / "blocked.py").write_text(BLOCKED)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, str(tmp_path / "blocked.py")]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert found.stdout.split() == ["True", "True", "True"]
 
 
 def wait_for(found, seconds: float = 30):
