@@ -26,7 +26,7 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the report; if not given, one in report/ beside the model, or here if it came along."
+            help="Folder for the report; if not given, one in report/ beside the model (the package's: here)."
         ),
     ] = None,
     keep_state: Annotated[
