@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,17 +18,31 @@ if TYPE_CHECKING:  # a process that writes or measures a file starts without Ker
 
 @dataclass(frozen=True)
 class Convolution:
-    """Convolution over time and ReLU: batch normalisation is folded into kernel and bias."""
+    """Convolution over time and bands, and ReLU: batch normalisation is folded into kernel and bias.
+
+    Its input is (frames, bands, inputs): one over time alone has one band, whose channels are all there are.
+    """
 
     kernel: np.ndarray
-    """float32 (width, inputs, filters)."""
+    """float32 (frames, bands, inputs, filters)."""
     bias: np.ndarray
     """float32 (filters,)."""
-    stride: int
-    padding: tuple[int, int]
-    """Frames of zeros before and after the clip."""
+    stride: tuple[int, int]
+    """Frames and bands."""
+    padding: tuple[tuple[int, int], tuple[int, int]]
+    """Frames of zeros before and after the clip, bands of zeros below and above."""
     residual: bool
     """Whether the input is added to the output."""
+
+    @property
+    def past(self) -> int:
+        """Frames before those of its step that it looks at, if it looks at none that are to come."""
+        return self.kernel.shape[0] - self.stride[0]
+
+    def width(self, width: int) -> int:
+        """Numbers of a step, of all bands, that it makes of `width` numbers of a frame."""
+        bands = width // self.kernel.shape[2] + sum(self.padding[1])
+        return ((bands - self.kernel.shape[1]) // self.stride[1] + 1) * len(self.bias)
 
 
 @dataclass(frozen=True)
@@ -87,7 +104,13 @@ class Encoder:
     @property
     def subsampling(self) -> int:
         """Frames to a step of the GRU layers."""
-        return self.convolutions[0].stride if self.convolutions else self.stacked
+        return self.stacked * math.prod(convolution.stride[0] for convolution in self.convolutions)
+
+    @property
+    def frames_to_step(self) -> tuple[int, ...]:
+        """So many frames make a step before the first convolution, 1, and after each of them."""
+        strides = (convolution.stride[0] for convolution in self.convolutions)
+        return tuple(itertools.accumulate(strides, operator.mul, initial=1))
 
     @property
     def steps(self) -> int:
@@ -110,11 +133,7 @@ def read_encoder(model: keras.Model, settings: ModelSettings, frames: int) -> En
         frames: of a clip; with a CTC head the most to be looked at together.
     """
     features = model.inputs[0].shape[2]
-    convolutions = (
-        tuple(_convolution(model, settings, index) for index in range(settings.convolution_layers))
-        if settings.convolution_filters
-        else ()
-    )
+    convolutions = tuple(_convolution(model, layer) for layer in model.layers if layer.name.startswith("convolution_"))
     return Encoder(
         frames,
         features,
@@ -130,15 +149,17 @@ def _arrays(layer: keras.layers.Layer) -> list[np.ndarray]:
     return [array.astype(np.float32) for array in layer.get_weights()]
 
 
-def _convolution(model: keras.Model, settings: ModelSettings, index: int) -> Convolution:
-    layer = model.get_layer(f"convolution_{index}")
+def _convolution(model: keras.Model, layer: keras.layers.Layer) -> Convolution:
+    index = layer.name.rpartition("_")[2]
     (kernel,) = _arrays(layer)
     norm = model.get_layer(f"batch_norm_{index}")
     gamma, beta, mean, variance = _arrays(norm)
     scale = gamma / np.sqrt(variance + norm.epsilon)
-    (stride,) = layer.strides
-    padding = model.get_layer(f"padding_{index}").padding
-    return Convolution(kernel * scale, beta - mean * scale, stride, padding, residual=index > 0)
+    stride, padding = layer.strides, model.get_layer(f"padding_{index}").padding
+    if kernel.ndim == 3:  # over time alone
+        kernel, stride, padding = kernel[:, None], (*stride, 1), (padding, (0, 0))
+    residual = any(other.name == f"sum_{index}" for other in model.layers)
+    return Convolution(kernel * scale, beta - mean * scale, tuple(stride), tuple(map(tuple, padding)), residual)
 
 
 def _layer(model: keras.Model, settings: ModelSettings, index: int) -> tuple[Gru, ...]:

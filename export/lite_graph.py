@@ -6,6 +6,8 @@ is what makes a WHILE slow. `export.reference` is what all of it must be equal t
 """
 
 import itertools
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -85,10 +87,13 @@ class LiteGraph:
         return self.graph.apply("CAST", [inside], (count, 1))
 
     def masked(self, tensor: Tensor, mask: Tensor | None) -> Tensor:
-        """A sequence (…, steps, channels), zero where the mask (steps, 1) is; as it is if there is none."""
+        """A sequence (steps, channels) or (1, steps, bands, channels), zero where the mask (steps, 1) is.
+
+        As it is if there is no mask.
+        """
         if mask is None:
             return tensor
-        mask = self.reshape(mask, *[1] * (len(tensor.shape) - 2), *mask.shape)
+        mask = self.reshape(mask, 1, mask.shape[0], 1, 1) if len(tensor.shape) == 4 else mask
         return self.combine("MUL", tensor, self.cast(mask, self._mask_form(tensor.form)), tensor.form)
 
     @staticmethod
@@ -123,33 +128,41 @@ class LiteGraph:
         return graph.apply("FULLY_CONNECTED", [inputs, *weights], shape, form, version=_dense_version(self.format))
 
     def convolve(self, inputs: Tensor, convolution: Convolution, name: str, with_past: Tensor | None = None) -> Tensor:
-        """(1, 1, frames, channels) -> (1, 1, steps, filters), as export.reference.convolve.
+        """(1, frames, bands, channels) -> (1, steps, fewer bands, filters), as export.reference.convolve.
 
         Args:
-            with_past: in a stream, the inputs after those that came before, which take the place of the padding.
+            with_past: in a stream, the inputs after those that came before, in the place of padding by frames.
         """
-        before, after = convolution.padding
-        padded = inputs if with_past is None else with_past
-        if with_past is None and (before or after):
-            widths = self.graph.constant(np.array([(0, 0), (0, 0), (before, after), (0, 0)], np.int32))
-            shape = (1, 1, inputs.shape[2] + before + after, inputs.shape[3])
-            padded = self.graph.apply("PAD", [inputs, widths], shape, inputs.form)
-        kernel = np.ascontiguousarray(np.moveaxis(convolution.kernel, 2, 0)[:, None])
-        steps = (padded.shape[2] - kernel.shape[2]) // convolution.stride + 1
+        of_frames, of_bands = convolution.padding
+        if with_past is None:
+            padded = self._padded(inputs, of_frames, of_bands)
+        else:
+            padded = self._padded(with_past, (0, 0), of_bands)
+        kernel = np.ascontiguousarray(np.moveaxis(convolution.kernel, 3, 0))
+        seen = zip(padded.shape[1:3], kernel.shape[1:3], convolution.stride, strict=True)
+        steps, bands = ((size - width) // stride + 1 for size, width, stride in seen)
         hidden = self.graph.apply(
             "CONV_2D",
             [padded, *self._weights(self.graph, kernel, convolution.bias, inputs.form)],
-            (1, 1, steps, len(kernel)),
+            (1, steps, bands, len(kernel)),
             self.products_form(f"{name}/relu"),
             version=_dense_version(self.format, convolution=True),
             padding=1,  # valid
-            strideH=1,
-            strideW=convolution.stride,
+            strideH=convolution.stride[0],
+            strideW=convolution.stride[1],
             fusedActivationFunction=_RELU,
         )
         if not convolution.residual:
             return hidden
         return self.combine("ADD", hidden, inputs, self.products_form(f"{name}/sum"))
+
+    def _padded(self, tensor: Tensor, frames: tuple[int, int], bands: tuple[int, int]) -> Tensor:
+        """(1, frames, bands, channels) with zeros around it."""
+        widths = np.array([(0, 0), frames, bands, (0, 0)], np.int32)
+        if not widths.any():
+            return tensor
+        shape = tuple(int(size) for size in tensor.shape + widths.sum(axis=1))
+        return self.graph.apply("PAD", [tensor, self.graph.constant(widths)], shape, tensor.form)
 
     def gru_layer(
         self,
@@ -292,13 +305,13 @@ class LiteGraph:
     # The whole
 
     def convolved(
-        self, features: Tensor, pasts: list[Tensor] | None = None, mask: Tensor | None = None
+        self, features: Tensor, pasts: list[Tensor] | None = None, masks: Mapping[int, Tensor] | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """Features (frames, features), in the products' form -> inputs (steps, channels) of the first GRU layer.
 
         Args:
             pasts: in a stream, what each convolution keeps of the past.
-            mask: (steps, 1), see `within`; None: all steps are within the clip.
+            masks: (steps, 1) each, see `within`, by the frames to a step; None or empty: all are within the clip.
 
         Returns: the inputs, and what each convolution keeps for the next chunk.
         """
@@ -307,22 +320,24 @@ class LiteGraph:
             steps = features.shape[0] // encoder.stacked
             used = self.rows(features, 0, steps * encoder.stacked)
             return self.reshape(used, steps, encoder.stacked * encoder.features), []
-        hidden = self.reshape(features, 1, 1, *features.shape)
+        hidden, masks = self.reshape(features, 1, features.shape[0], 1, features.shape[1]), masks or {}
         for index, convolution in enumerate(encoder.convolutions):
+            frames, channels = hidden.shape[1], convolution.kernel.shape[2]
+            hidden = self.reshape(hidden, 1, frames, math.prod(hidden.shape[2:]) // channels, channels)
             with_past = None
             if pasts and pasts[index] is not None:
                 with_past, newest = self._after(pasts[index], hidden)
                 kept.append(newest)
+            mask = masks.get(encoder.frames_to_step[index + 1])
             hidden = self.masked(self.convolve(hidden, convolution, f"convolution_{index}", with_past), mask)
-        return self.reshape(hidden, *hidden.shape[2:]), kept
+        return self.reshape(hidden, hidden.shape[1], math.prod(hidden.shape[2:])), kept
 
     def _after(self, past: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """`past` and `hidden` as one, (1, 1, frames, channels), and of that as many newest frames as `past` has."""
-        frames, channels = past.shape[2:]
-        both = self.concatenate([past, hidden], axis=2)
-        begin = self.graph.constant(np.array([0, 0, both.shape[2] - frames, 0], np.int32))
+        """`past` and `hidden` as one, (1, frames, bands, channels), and of that as many newest frames as `past` has."""
+        both = self.concatenate([past, hidden], axis=1)
+        begin = self.graph.constant(np.array([0, both.shape[1] - past.shape[1], 0, 0], np.int32))
         size = self.graph.constant(np.array(past.shape, np.int32))
-        return both, self.graph.apply("SLICE", [both, begin, size], (1, 1, frames, channels), past.form)
+        return both, self.graph.apply("SLICE", [both, begin, size], past.shape, past.form)
 
     def recurrent(
         self, inputs: Tensor, states: list[Tensor] | None = None, mask: Tensor | None = None
@@ -331,7 +346,7 @@ class LiteGraph:
 
         Args:
             states: of each layer and direction before its first step; zeros if None.
-            mask: as for `convolved`.
+            mask: (steps, 1), see `within`; None: all steps are within the clip.
 
         Returns: the top layer's states, and each layer's after its last step.
         """

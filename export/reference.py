@@ -115,16 +115,16 @@ def encode(
     Args:
         frames: of each clip, (batch,) integers, behind which nothing has any effect; None: all that there are.
     """
-    steps = features.shape[1] // encoder.subsampling
-    mask = None if frames is None else _mask(frames // encoder.subsampling, steps)
     hidden = features if frames is None else features * _mask(frames, features.shape[1])[:, :, None]
     watch("features", hidden)
     for index, convolution in enumerate(encoder.convolutions):
         hidden = convolve(hidden, convolution, _within(watch, f"convolution_{index}"))
-        hidden = hidden if mask is None else hidden * mask[:, :, None]
-    if encoder.stacked > 1:
-        steps = hidden.shape[1] // encoder.stacked
-        hidden = hidden[:, : steps * encoder.stacked].reshape(len(hidden), steps, -1)
+        if frames is not None:
+            frames = frames // convolution.stride[0]
+            hidden = hidden * _mask(frames, hidden.shape[1])[:, :, None, None]
+    steps = hidden.shape[1] // encoder.stacked
+    hidden = hidden[:, : steps * encoder.stacked].reshape(len(hidden), steps, -1)
+    mask = None if frames is None else _mask(frames // encoder.stacked, steps)
     for index, layer in enumerate(encoder.layers):
         directions = [
             gru(hidden, weights, backwards=backwards, watch=_within(watch, f"gru_{index}"), mask=mask)
@@ -140,11 +140,12 @@ def _mask(lengths: np.ndarray, longest: int) -> np.ndarray:
 
 
 def convolve(inputs: np.ndarray, convolution: Convolution, watch: Watch = _ignore) -> np.ndarray:
-    """relu(convolution) and, with `residual`, the input added: (batch, steps, filters)."""
-    width = len(convolution.kernel)
-    padded = np.pad(inputs, ((0, 0), convolution.padding, (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, width, axis=1)[:, :: convolution.stride]
-    outputs = np.maximum(0, np.einsum("bsiw,wif->bsf", windows, convolution.kernel, optimize=True) + convolution.bias)
+    """relu(convolution) and, with `residual`, the input added: (batch, frames, …) -> (batch, steps, bands, filters)."""
+    kernel, (frames, bands) = convolution.kernel, convolution.stride
+    inputs = inputs.reshape(*inputs.shape[:2], -1, kernel.shape[2])
+    padded = np.pad(inputs, ((0, 0), *convolution.padding, (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape[:2], axis=(1, 2))[:, ::frames, ::bands]
+    outputs = np.maximum(0, np.einsum("bsdiwv,wvif->bsdf", windows, kernel, optimize=True) + convolution.bias)
     watch("relu", outputs)
     if convolution.residual:
         outputs = outputs + inputs

@@ -18,6 +18,7 @@ int32 (batch,); steps that end behind it mean nothing:
 """
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -63,16 +64,18 @@ class InferenceGraph(tf.Module):
     def _encode(self, features: tf.Tensor, frames: tf.Tensor | None = None) -> tf.Tensor:
         """The top layer's states, (batch, steps, channels). See export.reference.encode."""
         encoder, hidden, mask = self.encoder, features, None
-        steps = encoder.steps if frames is None else tf.shape(features)[1] // encoder.subsampling
+        count = encoder.frames if frames is None else tf.shape(features)[1]
         if frames is not None:
-            hidden *= tf.sequence_mask(frames, tf.shape(features)[1], tf.float32)[:, :, tf.newaxis]
-            mask = tf.sequence_mask(frames // encoder.subsampling, steps, tf.float32)[:, :, tf.newaxis]
+            hidden *= tf.sequence_mask(frames, count, tf.float32)[:, :, tf.newaxis]
         for convolution in encoder.convolutions:
-            hidden = _convolve(hidden, convolution)
-            hidden = hidden if mask is None else hidden * mask
-        if encoder.stacked > 1:
-            channels = encoder.stacked * encoder.features
-            hidden = tf.reshape(hidden[:, : steps * encoder.stacked], (-1, steps, channels))
+            hidden, count = _convolve(hidden, convolution, count), count // convolution.stride[0]
+            if frames is not None:
+                frames //= convolution.stride[0]
+                hidden *= tf.sequence_mask(frames, count, tf.float32)[:, :, tf.newaxis, tf.newaxis]
+        steps, channels = count // encoder.stacked, encoder.stacked * math.prod(hidden.shape[2:])
+        hidden = tf.reshape(hidden[:, : steps * encoder.stacked], (-1, steps, channels))
+        if frames is not None:
+            mask = tf.sequence_mask(frames // encoder.stacked, steps, tf.float32)[:, :, tf.newaxis]
         for layer in encoder.layers:
             hidden = _gru_layer(hidden, layer, steps, mask)
         return hidden
@@ -90,9 +93,11 @@ class InferenceGraph(tf.Module):
         return tf.reduce_sum(tf.nn.softmax(scores, axis=1) * states, axis=1)
 
 
-def _convolve(inputs: tf.Tensor, convolution: Convolution) -> tf.Tensor:
-    padded = tf.pad(inputs, ((0, 0), convolution.padding, (0, 0)))
-    outputs = tf.nn.relu(tf.nn.conv1d(padded, convolution.kernel, convolution.stride, "VALID") + convolution.bias)
+def _convolve(inputs: tf.Tensor, convolution: Convolution, frames: int | tf.Tensor) -> tf.Tensor:
+    channels = convolution.kernel.shape[2]
+    inputs = tf.reshape(inputs, (-1, frames, math.prod(inputs.shape[2:]) // channels, channels))
+    padded = tf.pad(inputs, ((0, 0), *convolution.padding, (0, 0)))
+    outputs = tf.nn.relu(tf.nn.conv2d(padded, convolution.kernel, convolution.stride, "VALID") + convolution.bias)
     return outputs + inputs if convolution.residual else outputs
 
 

@@ -44,13 +44,14 @@ def write_clip(
     (features,) = graph.splice(front_end, [audio], half=format.weights != "float32")
     lite = LiteGraph(graph, encoder, format, ranges)
     features = lite.reshape(features_of(features, encoder.frames, encoder), encoder.frames, encoder.features)
-    features, mask = lite.cast(features, lite.products_form("features")), None
+    features, masks = lite.cast(features, lite.products_form("features")), {}
     if samples is not None:
         ends = description.frame_samples + description.hop_samples * np.arange(encoder.frames)
-        features = lite.masked(features, lite.within(samples, ends))
-        mask = lite.within(samples, ends[encoder.subsampling - 1 :: encoder.subsampling])
-    inputs, _ = lite.convolved(features, mask=mask)
-    states, last = lite.recurrent(inputs, mask=mask)
+        counts = dict.fromkeys((*encoder.frames_to_step, encoder.subsampling))
+        masks = {count: lite.within(samples, ends[count - 1 :: count]) for count in counts}
+        features = lite.masked(features, masks[1])
+    inputs, _ = lite.convolved(features, masks=masks)
+    states, last = lite.recurrent(inputs, mask=masks.get(encoder.subsampling))
     _answer(lite, lite.head(lite.pool(states, last)))
     return _finish(writer, description)
 
@@ -109,11 +110,12 @@ def _one_step(lite: LiteGraph, features: Tensor, first: int) -> tuple[Tensor, li
         return graph.input(f"state_{first + made - 1}", shape, form)
 
     pasts = []
+    source, width = "features", encoder.features
     for index, convolution in enumerate(encoder.convolutions):
-        width, channels, _ = convolution.kernel.shape
-        source = "features" if index == 0 else f"convolution_{index - 1}/{'sum' if index > 1 else 'relu'}"
-        frames = width - convolution.stride
-        pasts.append(state((1, 1, frames, channels), lite.products_form(source)) if frames else None)
+        channels = convolution.kernel.shape[2]
+        shape = (1, convolution.past, width // channels, channels)
+        pasts.append(state(shape, lite.products_form(source)) if convolution.past else None)
+        source, width = f"convolution_{index}/{'sum' if convolution.residual else 'relu'}", convolution.width(width)
     recurrent = [state((1, gru.units), lite.state_form) for layer in encoder.layers for gru in layer]
     inputs, kept = lite.convolved(features, pasts)
     top, last = lite.recurrent(inputs, recurrent)

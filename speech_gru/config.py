@@ -37,20 +37,27 @@ class ModelSettings(Settings):
     """Both directions need the whole clip; a model that streams has one."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Before each GRU layer but the first, and before the head."""
+    stem_filters: tuple[Annotated[int, Field(ge=1, le=512)], ...] = ()
+    """Channels of the convolutions over time and frequency (log_mel) before those over time alone: a voice that is a
+    little higher looks alike to them. The first sees 5 frames and bands, the others 3; the first two halve the bands,
+    and the frames while `subsampling` allows it; later ones of equally many channels add to what they are given."""
     convolution_filters: Annotated[int, Field(ge=0, le=4096)] = 0
     """Channels of the convolutions over time before the first GRU; 0: none."""
     convolution_layers: Annotated[int, Field(ge=1, le=16)] = 1
-    """Each after the first adds to what it is given (a residual connection)."""
+    """Each after the first adds to what it is given (a residual connection). After a stem the first one sees no more
+    frames than its stride."""
     convolution_kernel: Annotated[int, Field(ge=1, le=99)] = 5
     """Frames; only past ones if the model isn't bidirectional."""
     subsampling: Annotated[int, Field(ge=1, le=8)] = 1
-    """One encoder step for so many frames: the first convolution's stride, or frames stacked if there is none."""
+    """One encoder step for so many frames: the convolutions' strides, or frames stacked if there are none."""
     pooling: Literal["attention", "mean", "last"] = "attention"
     """How the steps become one vector; of no effect on ctc, which has logits at each step."""
 
     @model_validator(mode="after")
     def _check(self):
-        if self.convolution_filters and self.convolution_kernel < self.subsampling:
+        if self.stem_filters and not self.convolution_filters:
+            raise ValueError("stem_filters needs convolution_filters, the channels that its bands become")
+        if self.convolution_filters and self.convolution_kernel < self.subsampling and not self.stem_filters:
             raise ValueError(
                 f"convolution_kernel ({self.convolution_kernel}) must be at least subsampling ({self.subsampling}), "
                 "or frames are never looked at"
@@ -230,6 +237,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _check(self):
+        self._check_stem()
         self._check_streams()
         if self.corpus.other_speech and not self.augment.fresh_unknown:
             raise ValueError(
@@ -239,6 +247,17 @@ class Config(Settings):
         if self.training.teachers and self.training.xla:
             raise ValueError("training.xla compiles the model alone; it can't be had with training.teachers")
         return self
+
+    def _check_stem(self) -> None:
+        if not self.model.stem_filters:
+            return
+        if self.front_end.kind != "log_mel" or self.front_end.deltas:
+            raise ValueError(
+                "model.stem_filters look along frequency; they need front_end.kind: log_mel and no front_end.deltas"
+            )
+        # Of 3 the first halving leaves one, which TensorFlow's convolution gets wrong (oneDNN's, with one channel).
+        if self.front_end.mel_bins < 4:
+            raise ValueError(f"model.stem_filters need front_end.mel_bins of 4 or more, got {self.front_end.mel_bins}")
 
     def _check_streams(self) -> None:
         if self.augment.stream_clips == 1:

@@ -1,8 +1,11 @@
-"""The model: an optional convolution, a stack of GRU layers, pooling, a head. Keras 3 alone, on any backend.
+"""The model: optional convolutions, a stack of GRU layers, pooling, a head. Keras 3 alone, on any backend.
 
 With a classification head all clips of a batch have one length. With a CTC head each has its own: its number of frames
 is a second input, and what lies behind them is zero in each layer, so that a clip's logits don't hang on the others'.
 """
+
+import math
+from dataclasses import dataclass
 
 import keras
 from keras import layers, ops
@@ -43,7 +46,7 @@ class AttentionPooling(layers.Layer):
 
 @keras.saving.register_keras_serializable("speech_gru")
 class StepMask(layers.Layer):
-    """Whether a step lies within its clip: a sequence (batch, steps, channels), lengths (batch,) -> (batch, steps)."""
+    """Whether a step lies within its clip: a sequence (batch, steps, …), lengths (batch,) -> (batch, steps)."""
 
     def call(self, sequence, lengths):
         return ops.arange(ops.shape(sequence)[1], dtype="int32")[None, :] < ops.cast(lengths, "int32")[:, None]
@@ -54,7 +57,7 @@ class StepMask(layers.Layer):
 
 @keras.saving.register_keras_serializable("speech_gru")
 class Masked(layers.Layer):
-    """A sequence (batch, steps, channels), zero where the mask (batch, steps) is false."""
+    """A sequence (batch, steps, …), zero where the mask (batch, steps) is false."""
 
     supports_masking = True  # of Keras's own mask, which normalisation hands on, it makes nothing
 
@@ -62,7 +65,7 @@ class Masked(layers.Layer):
         return None
 
     def call(self, sequence, mask):
-        return sequence * ops.cast(mask, sequence.dtype)[:, :, None]
+        return sequence * _beside(sequence, mask)
 
     def compute_output_spec(self, sequence, mask):
         return keras.KerasTensor(sequence.shape, dtype=self.compute_dtype)
@@ -70,15 +73,27 @@ class Masked(layers.Layer):
 
 @keras.saving.register_keras_serializable("speech_gru")
 class BatchNormalization(layers.BatchNormalization):
-    """Keras's, but for masked steps of several devices: of these Keras would normalise each device's by themselves."""
+    """Keras's, but for masked steps: a step's mask counts for all of its bands, and the steps of several devices are
+    normalised together, where Keras would take each device's by themselves."""
+
+    def call(self, inputs, training=None, mask=None):
+        if mask is not None:  # Keras wants as many dimensions as there are beside the channels
+            mask = _beside(inputs, mask)[..., 0]
+        return super().call(inputs, training=training, mask=mask)
 
     def _moments(self, inputs, mask):
-        if mask is None or not self.synchronized:
+        if mask is None:
             return super()._moments(inputs, mask)
-        weights = ops.cast(mask, inputs.dtype)[:, :, None]
-        share, _ = ops.moments(weights, axes=(0, 1), synchronized=True)
-        mean = ops.moments(inputs * weights, axes=(0, 1), synchronized=True)[0] / share
-        return mean, ops.moments(ops.square(inputs - mean) * weights, axes=(0, 1), synchronized=True)[0] / share
+        weights, axes = _beside(inputs, mask), tuple(range(len(inputs.shape) - 1))
+        share, _ = ops.moments(weights, axes=axes, synchronized=self.synchronized)
+        mean = ops.moments(inputs * weights, axes=axes, synchronized=self.synchronized)[0] / share
+        square = ops.square(inputs - mean) * weights
+        return mean, ops.moments(square, axes=axes, synchronized=self.synchronized)[0] / share
+
+
+def _beside(sequence, mask):
+    """The mask (batch, steps) as numbers that a sequence (batch, steps, …) can be multiplied with."""
+    return ops.reshape(ops.cast(mask, sequence.dtype), (*ops.shape(mask)[:2], *[1] * (len(sequence.shape) - 2)))
 
 
 class ClipsOfStreams(layers.Layer):
@@ -202,9 +217,10 @@ def multiply_adds(model: keras.Model, frames: int | None = None) -> int:
     for layer in model.layers:
         if isinstance(layer, StackFrames):
             steps //= layer.count
-        elif isinstance(layer, layers.Conv1D):
+        elif isinstance(layer, (layers.Conv1D, layers.Conv2D)):
             steps //= layer.strides[0]
-            total += steps * layer.kernel.shape[0] * layer.kernel.shape[1] * layer.filters
+            bands = layer.output.shape[2] if isinstance(layer, layers.Conv2D) else 1
+            total += steps * bands * math.prod(layer.kernel.shape)
         elif isinstance(layer, (layers.GRU, layers.Bidirectional)):
             matrices = [weight for weight in layer.trainable_weights if "kernel" in weight.name]
             total += steps * sum(matrix.shape[0] * matrix.shape[1] for matrix in matrices)
@@ -228,34 +244,68 @@ def _convolve(features, frames=None, *, settings: ModelSettings, synchronized: b
         if frames is not None:
             mask = StepMask(name="step_mask")(hidden, frames // settings.subsampling)
         return hidden, mask
-    hidden = None
-    for index in range(settings.convolution_layers):
-        convolved = _convolution(features if hidden is None else hidden, settings, index)
-        if frames is not None and mask is None:
-            mask = StepMask(name="step_mask")(convolved, frames // settings.subsampling)
+    hidden, masks, frames_to_step = features, {}, 1
+    for index, planned in enumerate(_plan(settings)):
+        convolved = _convolution(hidden, planned, index, settings.bidirectional)
+        frames_to_step *= planned.stride[0]
+        if frames is not None and frames_to_step not in masks:
+            name = "step_mask" if frames_to_step == settings.subsampling else f"step_mask_{frames_to_step}"
+            masks[frames_to_step] = StepMask(name=name)(convolved, frames // frames_to_step)
+        mask = masks.get(frames_to_step)
         normalized = BatchNormalization(synchronized=synchronized, name=f"batch_norm_{index}")(convolved, mask=mask)
         added = layers.ReLU(name=f"relu_{index}")(normalized)
         if mask is not None:
             added = Masked(name=f"masked_{index}")(added, mask)
-        hidden = added if hidden is None else layers.Add(name=f"sum_{index}")([hidden, added])
+        hidden = layers.Add(name=f"sum_{index}")([hidden, added]) if planned.residual else added
     return hidden, mask
 
 
-def _convolution(inputs, settings: ModelSettings, index: int):
-    """Convolution over time; the first one takes `subsampling` frames a step."""
-    stride = 1 if index else settings.subsampling
-    # A step sees its own frames and, of `beside` more, those before or those on both sides. Keras's "same" would lay
-    # them by the clip's length, its "causal" begin with the first frame alone; a stream couldn't follow either.
-    beside = settings.convolution_kernel - stride
-    after = beside - beside // 2 if settings.bidirectional else 0
-    inputs = layers.ZeroPadding1D((beside - after, after), name=f"padding_{index}")(inputs)
-    return layers.Conv1D(
-        settings.convolution_filters,
-        settings.convolution_kernel,
-        strides=stride,
-        use_bias=False,
-        name=f"convolution_{index}",
-    )(inputs)
+@dataclass(frozen=True)
+class _Planned:
+    """A convolution to be built."""
+
+    filters: int
+    kernel: tuple[int, ...]
+    """Frames, and bands in the stem."""
+    stride: tuple[int, ...]
+    residual: bool
+
+
+def _plan(settings: ModelSettings) -> list[_Planned]:
+    """The convolutions one after the other, the stem's first."""
+    planned, left = [], settings.subsampling
+    for index, filters in enumerate(settings.stem_filters):
+        size, halves = 3 if index else 5, index < 2
+        stride = (2 if halves and left % 2 == 0 else 1, 2 if halves else 1)
+        left //= stride[0]
+        residual = not halves and filters == settings.stem_filters[index - 1]
+        planned.append(_Planned(filters, (size, size), stride, residual))
+    for index in range(settings.convolution_layers):
+        width, stride = settings.convolution_kernel, left if index == 0 else 1
+        if settings.stem_filters and index == 0:
+            width = left
+        planned.append(_Planned(settings.convolution_filters, (width,), (stride,), residual=index > 0))
+    return planned
+
+
+def _convolution(inputs, planned: _Planned, index: int, bidirectional: bool):
+    """Convolution over time, in the stem over bands too; without bias: normalisation has one."""
+    # A step sees its own frames and, of those beside them, more before or on both sides. Keras's "same" would lay them
+    # by the clip's length, its "causal" begin with the first frame alone; a stream couldn't follow either.
+    beside = planned.kernel[0] - planned.stride[0]
+    after = beside - beside // 2 if bidirectional else 0
+    padding, arguments = [(beside - after, after)], {"use_bias": False, "name": f"convolution_{index}"}
+    if len(planned.kernel) == 1:
+        if len(inputs.shape) == 4:
+            inputs = layers.Reshape((-1, inputs.shape[2] * inputs.shape[3]), name="joined_bands")(inputs)
+        padded = layers.ZeroPadding1D(padding[0], name=f"padding_{index}")(inputs)
+        return layers.Conv1D(planned.filters, planned.kernel, strides=planned.stride, **arguments)(padded)
+    if len(inputs.shape) == 3:
+        inputs = layers.Reshape((-1, inputs.shape[2], 1), name="bands")(inputs)
+    beside = planned.kernel[1] - planned.stride[1]
+    padding.append((beside // 2, beside - beside // 2))
+    padded = layers.ZeroPadding2D(padding, name=f"padding_{index}")(inputs)
+    return layers.Conv2D(planned.filters, planned.kernel, strides=planned.stride, **arguments)(padded)
 
 
 def _gru(settings: ModelSettings, index: int, **arguments):

@@ -27,12 +27,36 @@ GRID = {
     if (both + (filters > 0) + (subsampling > 1) + place) % 2 == 0
 }
 """Half of all combinations, in which any two settings meet in all ways, and so do two with each pooling."""
+GRID |= {
+    f"{'both' if both else 'forwards'}-stem-by_{subsampling}": {
+        "bidirectional": both,
+        "stem_filters": stem,
+        "convolution_filters": 6,
+        "subsampling": subsampling,
+    }
+    for both, subsampling, stem in (
+        (False, 4, (3, 4, 4)),
+        (False, 3, (3,)),
+        (True, 2, (3, 4, 4)),
+        (True, 4, (4, 4)),
+        (True, 6, (3, 4, 5)),
+    )
+}
+"""And stems that halve the frames twice, once and never, with and without a sum."""
 CTC_GRID = {
     f"{'both' if both else 'forwards'}-{filters or 'no'}_filters": {
         "bidirectional": both,
         "convolution_filters": filters,
     }
     for both, filters in product((False, True), (0, 8))
+}
+CTC_GRID |= {
+    f"{'both' if both else 'forwards'}-stem": {
+        "bidirectional": both,
+        "stem_filters": (3, 4, 4),
+        "convolution_filters": 8,
+    }
+    for both in (False, True)
 }
 
 
@@ -194,7 +218,7 @@ def converted_phrases(phrase_front_end):
 
 
 @pytest.fixture(scope="session")
-def write_phrase_file(converted_phrases, phrases):
+def write_phrase_file(converted_phrases, phrases, phrase_front_end):
     """A function (case, kind, name of a number format) -> the content of a .tflite file with a CTC head."""
     from export.number_format import FORMATS
     from export.reference import Ranges, transcribe
@@ -207,6 +231,8 @@ def write_phrase_file(converted_phrases, phrases):
     def write(case: Case, kind: str = "clip", number_format: str = "float32") -> bytes:
         form, ranges = FORMATS[number_format], Ranges()
         transcribe(phrases.features, case.encoder, ranges, phrases.frames if kind == "clip" else None)
+        if kind != "clip":  # a stream goes on behind a phrase
+            transcribe(phrase_front_end(phrases.audio[:2].reshape(1, -1)).numpy(), case.encoder, ranges)
         chunk = {} if kind == "clip" else {"chunk_samples": STEP, "overlap_samples": FRAME - HOP}
         made = replace(about, kind=kind, number_format=number_format, **chunk)
         if kind == "clip":

@@ -15,7 +15,8 @@ def test_batch_normalisation_is_folded_into_the_convolution(random_case, feature
     keras_relu = keras.Model(case.model.input, case.model.get_layer("relu_0").output)
     expected = keras_relu(features).numpy()
     assert (expected > 0).mean() > 0.2
-    np.testing.assert_allclose(convolve(features, case.encoder.convolutions[0]), expected, rtol=0, atol=1e-5)
+    found = convolve(features, case.encoder.convolutions[0])
+    np.testing.assert_allclose(found[:, :, 0], expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("frames", [11, 12, 13])
@@ -38,6 +39,38 @@ def test_padding_is_keras_padding(bidirectional, stride, kernel, frames):
     assert encoder.subsampling == stride
     assert encoder.stacked == 1
     inputs = np.random.default_rng(0).normal(0, 1, (2, frames, 4)).astype(np.float32)
+    np.testing.assert_allclose(classify(inputs, encoder), model(inputs), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [16, 17, 19])
+@pytest.mark.parametrize(
+    ("subsampling", "stem", "frames_to_step"),
+    [
+        (1, (3, 4), (1, 1, 1, 1, 1)),
+        (2, (3,), (1, 2, 2, 2)),
+        (3, (3, 4), (1, 1, 1, 3, 3)),
+        (4, (3, 4, 4), (1, 2, 4, 4, 4, 4)),
+        (6, (3, 4), (1, 2, 2, 6, 6)),
+        (8, (3, 4), (1, 2, 4, 8, 8)),
+    ],
+)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_stem_is_keras_stem(bidirectional, subsampling, stem, frames_to_step, frames):
+    """Whatever the frames: what doesn't fill a step is dropped, as Keras does."""
+    settings = ModelSettings(
+        units=2,
+        layers=1,
+        stem_filters=stem,
+        convolution_filters=3,
+        convolution_layers=2,
+        subsampling=subsampling,
+        bidirectional=bidirectional,
+    )
+    model = build_model(settings, frames, 9, 2)
+    encoder = read_encoder(model, settings, frames)
+    assert (encoder.frames_to_step, encoder.subsampling) == (frames_to_step, subsampling)
+    assert encoder.steps == model.get_layer("bigru_0" if bidirectional else "gru_0").input.shape[1]
+    inputs = np.random.default_rng(0).normal(0, 1, (2, frames, 9)).astype(np.float32)
     np.testing.assert_allclose(classify(inputs, encoder), model(inputs), rtol=0, atol=1e-5)
 
 

@@ -81,7 +81,7 @@ def test_what_ends_within_a_clip(random_case, samples):
 
 
 @pytest.mark.parametrize("number_format", ["float32", "int8", "int16x8"])
-@pytest.mark.parametrize("shape", [(5, 3), (1, 1, 5, 3)])
+@pytest.mark.parametrize("shape", [(5, 3), (1, 5, 2, 3)])
 def test_masks_are_exact(random_case, number_format, shape):
     ranges = Ranges(given=Range(-3, 2, -3, 2))
     graph = lite(random_case().encoder, number_format, ranges)
@@ -90,7 +90,7 @@ def test_masks_are_exact(random_case, number_format, shape):
     graph.graph.output("as_it_is", graph.cast(graph.masked(given, None), FLOAT))
     graph.graph.output("masked", graph.cast(graph.masked(given, graph.graph.input("mask", (5, 1))), FLOAT))
     as_it_is, masked = run(graph.graph.model, np.clip(draw(*shape), -2, 2), mask)
-    np.testing.assert_array_equal(masked, as_it_is * mask)
+    np.testing.assert_array_equal(masked, as_it_is * (mask if len(shape) == 2 else mask[None, :, :, None]))
 
 
 @pytest.mark.parametrize("candidate_bias", [0.3, 3])
@@ -173,15 +173,24 @@ def test_steps_are_calls_of_one_graph(random_case):
 
 @pytest.mark.parametrize(
     ("stride", "padding", "residual"),
-    [(1, (1, 2), False), (1, (1, 2), True), (1, (3, 0), True), (3, (1, 0), False), (2, (0, 0), False)],
+    [
+        ((1, 1), ((1, 2), (1, 1)), False),
+        ((1, 1), ((1, 2), (1, 1)), True),
+        ((1, 1), ((3, 0), (0, 2)), True),
+        ((3, 2), ((1, 0), (0, 0)), False),
+        ((2, 1), ((0, 0), (0, 0)), False),
+    ],
 )
-def test_convolution(random_case, stride, padding, residual):
-    convolution = Convolution(draw(4, 6, 6), draw(6), stride, padding, residual)
+@pytest.mark.parametrize("bands", [1, 5])
+def test_convolution(random_case, stride, padding, residual, bands):
+    if bands == 1:
+        stride, padding = (stride[0], 1), (padding[0], (0, 0))
+    convolution = Convolution(draw(4, min(bands, 3), 6, 6), draw(6), stride, padding, residual)
     graph = lite(random_case().encoder)
-    graph.graph.output("found", graph.convolve(graph.graph.input("inputs", (1, 1, 11, 6)), convolution, "some"))
-    inputs = draw(1, 1, 11, 6)
+    graph.graph.output("found", graph.convolve(graph.graph.input("inputs", (1, 11, bands, 6)), convolution, "some"))
+    inputs = draw(1, 11, bands, 6)
     (found,) = run(graph.graph.model, inputs)
-    np.testing.assert_allclose(found[0], convolve(inputs[0], convolution), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found, convolve(inputs, convolution), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

@@ -114,18 +114,37 @@ def test_a_model_is_keras_model(case, features):
 
 @pytest.mark.parametrize("padding", [(0, 0), (3, 0), (1, 2)])
 @pytest.mark.parametrize("stride", [1, 3])
-def test_convolution(padding, stride):
+def test_convolution_over_time(padding, stride):
     kernel, bias, inputs = draw(4, 2, 6), draw(6), draw(3, 11, 2)
     padded = np.pad(inputs, ((0, 0), padding, (0, 0)))
+    expected = np.maximum(0, keras.ops.conv(padded, kernel, stride, "valid", "channels_last").numpy() + bias)
+    found = convolve(inputs, Convolution(kernel[:, None], bias, (stride, 1), (padding, (0, 0)), residual=False))
+    np.testing.assert_allclose(found[:, :, 0], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", [((0, 0), (0, 0)), ((3, 0), (1, 2))])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 3)])
+def test_convolution_over_time_and_bands(padding, stride):
+    kernel, bias, inputs = draw(4, 3, 2, 6), draw(6), draw(3, 11, 10)
+    bands = inputs.reshape(3, 11, 5, 2)  # two channels each
+    padded = np.pad(bands, ((0, 0), *padding, (0, 0)))
     expected = np.maximum(0, keras.ops.conv(padded, kernel, stride, "valid", "channels_last").numpy() + bias)
     found = convolve(inputs, Convolution(kernel, bias, stride, padding, residual=False))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 def test_residual_convolution():
-    kernel, bias, inputs = draw(3, 6, 6), draw(6), draw(3, 11, 6)
-    plain, residual = (convolve(inputs, Convolution(kernel, bias, 1, (1, 1), residual=item)) for item in (False, True))
+    kernel, bias, inputs, ones = draw(3, 3, 6, 6), draw(6), draw(3, 11, 4, 6), ((1, 1), (1, 1))
+    plain, residual = (
+        convolve(inputs, Convolution(kernel, bias, (1, 1), ones, residual=item)) for item in (False, True)
+    )
     np.testing.assert_array_equal(residual, plain + inputs)
+
+
+def test_how_wide_a_step_is_after_a_convolution():
+    kernel, inputs = draw(4, 3, 2, 6), draw(3, 11, 10)
+    convolution = Convolution(kernel, draw(6), (2, 3), ((3, 0), (1, 2)), residual=False)
+    assert convolution.width(10) == np.prod(convolve(inputs, convolution).shape[2:]) == 2 * 6
 
 
 def test_pooling():

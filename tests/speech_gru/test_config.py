@@ -332,6 +332,25 @@ class TestOtherSpeech:
         assert [path.name for path in loaded.corpus.other_speech] == ["talk"]
 
 
+class TestStem:
+    LOG_MEL = ("front_end.kind=log_mel", "model.convolution_filters=8", "model.stem_filters=[4, 8]")
+
+    def test_looks_along_frequency(self, load, complaint):
+        assert load("", *self.LOG_MEL).model.stem_filters == (4, 8)
+        said = "mine.yaml: model.stem_filters look along frequency; they need front_end.kind: log_mel and no "
+        for other in ("front_end.kind=mfcc", "front_end.deltas=1"):
+            assert complaint("", *self.LOG_MEL, other) == f"{said}front_end.deltas"
+        said = complaint("", *self.LOG_MEL, "front_end.mel_bins=3", "front_end.coefficients=3")
+        assert said == "mine.yaml: model.stem_filters need front_end.mel_bins of 4 or more, got 3"
+        assert load("", *self.LOG_MEL, "front_end.mel_bins=4", "front_end.coefficients=4")
+
+    def test_goes_before_convolutions_over_time(self, load, complaint):
+        said = complaint("model: {stem_filters: [4]}", "front_end.kind=log_mel")
+        assert said == "mine.yaml: model: stem_filters needs convolution_filters, the channels that its bands become"
+        # The stem and the convolution that takes it in have kernels of their own.
+        assert load("", *self.LOG_MEL, "model.subsampling=8", "model.convolution_kernel=3").model.subsampling == 8
+
+
 class TestStreams:
     def test_are_for_models_that_look_back_alone(self, load, complaint):
         values = "augment: {stream_clips: 4}"

@@ -102,10 +102,11 @@ print(json.dumps(told))
 
 
 def test_phrases_of_two_views_train_on_two_devices_as_on_one(tiny_config, tmp_path):
-    """With convolutions, whose normalisation is over both devices' steps; of phrases of different lengths."""
+    """With convolutions, whose normalisation is over both devices' steps and bands; of phrases of different lengths."""
     settings = tiny_config.model_dump()
     settings |= {"compose": {"words": [1, 3], "phrases": 64, "validation_phrases": 8}}
-    settings["model"] |= {"head": "ctc", "dropout": 0, "convolution_filters": 6, "layers": 1}
+    settings["front_end"] |= {"kind": "log_mel", "deltas": 0}
+    settings["model"] |= {"head": "ctc", "dropout": 0, "stem_filters": [4], "convolution_filters": 6, "layers": 1}
     settings["training"] |= {"epochs": 3, "consistency": 0.2}
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(type(tiny_config).model_validate(settings)), encoding="utf-8")

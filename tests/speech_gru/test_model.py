@@ -142,6 +142,16 @@ class TestStreams:
         for inputs in (batch(36), batch()):
             np.testing.assert_allclose(graph(inputs), model(inputs), rtol=1e-5, atol=1e-6)
 
+    def test_behind_a_stem(self):
+        model, alone = self.both(stem_filters=(3,), convolution_filters=6, pooling="mean")
+        inputs = batch(36)
+        stem = keras.Model(model.input, model.get_layer("relu_1").output)
+        states = encode(stem(inputs).numpy(), model, False)
+        pooled = states.reshape(3, 3, 6, 4)[:, :, :5].mean(axis=2).reshape(9, 4)
+        kernel, bias = model.get_layer("head").get_weights()
+        np.testing.assert_allclose(model(inputs), pooled @ kernel + bias, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(model(batch()), alone(batch()), rtol=1e-5, atol=1e-6)
+
     def test_behind_convolutions(self):
         settings = {"convolution_filters": 6, "convolution_layers": 2, "convolution_kernel": 3, "pooling": "mean"}
         model, _ = self.both(**settings)
@@ -182,6 +192,57 @@ def test_the_first_convolution_alone_takes_several_frames_a_step():
     model = build(convolution_filters=7, convolution_layers=3, subsampling=2)
     strides = [model.get_layer(f"convolution_{index}").strides for index in range(3)]
     assert strides == [(2,), (1,), (1,)]
+
+
+def convolved_bands(inputs: np.ndarray, model: keras.Model, index: int, before: tuple[int, int], stride: int):
+    """relu(batch_norm(convolution)) of (batch, frames, bands, channels), tap by tap, from the model's weights."""
+    kernel = model.get_layer(f"convolution_{index}").get_weights()[0]
+    padded = np.pad(inputs, ((0, 0), *((front, 9) for front in before), (0, 0)))
+    frames, bands = (size // stride for size in inputs.shape[1:3])
+    summed = 0
+    for frame, band in np.ndindex(kernel.shape[:2]):
+        taken = padded[:, frame : frame + stride * frames : stride, band : band + stride * bands : stride]
+        summed = summed + taken @ kernel[frame, band]
+    scale, offset, mean, variance = model.get_layer(f"batch_norm_{index}").get_weights()
+    return np.maximum(0, (summed - mean) / np.sqrt(variance + 1e-3) * scale + offset)
+
+
+STEM = {"stem_filters": (3, 4, 4), "convolution_filters": 6, "convolution_layers": 2, "subsampling": 4}
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_stem_is_its_equation(bidirectional):
+    """Twice halved, then added to what it is given; its bands side by side go into one convolution of a step each."""
+    with dtype_policy("float32"):
+        model = build_model(ModelSettings(units=4, layers=1, bidirectional=bidirectional, **STEM), 24, 8, LABELS)
+    rng = np.random.default_rng(3)
+    model.set_weights(
+        [rng.normal(0, 0.5, weight.shape) ** (2 if "var" in weight.path else 1) for weight in model.weights]
+    )
+    inputs = rng.normal(0, 1, (2, 24, 8)).astype(np.float32)
+    # Bands are padded alike on both sides, or with one more above; frames so only if those to come may be seen.
+    frames_before = (1, 0, 1) if bidirectional else (3, 1, 2)
+    halved = convolved_bands(inputs[..., None], model, 0, (frames_before[0], 1), 2)
+    quartered = convolved_bands(halved, model, 1, (frames_before[1], 0), 2)
+    assert quartered.shape == (2, 6, 2, 4)
+    stem = convolved_bands(quartered, model, 2, (frames_before[2], 1), 1) + quartered
+    found = keras.Model(model.input, model.get_layer("sum_2").output)(inputs)
+    np.testing.assert_allclose(found, stem, rtol=1e-3, atol=1e-3)
+    assert len(model.get_layer("convolution_3").get_weights()[0]) == 1
+    joined = convolved(stem.reshape(2, 6, 8), model, 3, bidirectional)
+    expected = convolved(joined, model, 4, bidirectional) + joined
+    found = keras.Model(model.input, model.get_layer("sum_4").output)(inputs)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("subsampling", "strides"),
+    [(1, [(1, 2), (1, 2), (1, 1), (1,)]), (2, [(2, 2), (1, 2), (1, 1), (1,)]), (6, [(2, 2), (1, 2), (1, 1), (3,)])],
+)
+def test_a_stem_halves_the_frames_while_it_can_and_the_first_after_it_does_the_rest(subsampling, strides):
+    model = build(frames=24, stem_filters=(3, 4, 5), convolution_filters=6, subsampling=subsampling)
+    assert [model.get_layer(f"convolution_{index}").strides for index in range(4)] == strides
+    assert not [layer for layer in model.layers if layer.name.startswith("sum_")], "4 channels can't be added to 5"
 
 
 @pytest.mark.parametrize("settings", [{}, {"bidirectional": False, "pooling": "last"}, {"convolution_filters": 4}])
@@ -245,6 +306,8 @@ def test_normalisation_over_all_devices_is_asked_of_each_convolution(synchronize
         ({"subsampling": 5, "convolution_filters": 3, "bidirectional": False, "convolution_layers": 2}, 11, 2),
         ({"subsampling": 2, "convolution_filters": 3, "convolution_layers": 3}, 11, 5),
         ({"convolution_filters": 3, "convolution_kernel": 99}, 11, 11),
+        (STEM, 11, 2),
+        (STEM, 12, 3),
     ],
 )
 def test_steps(settings, frames, steps):
@@ -269,6 +332,8 @@ def test_a_clip_shorter_than_a_step_is_a_mistake_of_the_settings():
         ({"convolution_filters": 6, "subsampling": 3, "convolution_kernel": 3}, 2),
         ({"convolution_filters": 6, "subsampling": 2, "convolution_layers": 3}, 3),
         ({"convolution_filters": 6, "convolution_layers": 2}, 7),
+        ({**STEM, "subsampling": 2}, 3),
+        ({**STEM, "subsampling": 1}, 7),
     ],
 )
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -315,6 +380,16 @@ def test_the_first_convolution_sees_a_steps_own_frames_and_those_before():
             {"convolution_filters": 7, "convolution_layers": 3, "subsampling": 2, "pooling": "mean"},
             5 * 5 * (5 + 7 + 7) * 7 + 5 * 2 * 3 * (7 + 4) * 4 + 8 * 3,
         ),
+        (  # 11 frames of 5 bands; 5 of 2; 2 of 1, twice; then 4 channels a step.
+            {**STEM, "pooling": "mean"},
+            5 * 2 * 25 * 3
+            + 2 * 9 * 3 * 4
+            + 2 * 9 * 4 * 4
+            + 2 * 4 * 6
+            + 2 * 5 * 6 * 6
+            + 2 * 2 * 3 * (6 + 4) * 4
+            + 8 * 3,
+        ),
     ],
 )
 def test_multiply_adds_as_counted_by_hand(settings, expected):
@@ -323,7 +398,7 @@ def test_multiply_adds_as_counted_by_hand(settings, expected):
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize(
-    "settings", [{"subsampling": 2}, {"convolution_filters": 6}, {"pooling": "last"}, {"pooling": "mean"}]
+    "settings", [{"subsampling": 2}, {"convolution_filters": 6}, {"pooling": "last"}, {"pooling": "mean"}, STEM]
 )
 def test_mixed_precision_has_float32_weights_and_logits(policy, settings):
     mixed = build(policy, **settings)
@@ -378,7 +453,7 @@ def test_it_runs_on_other_backends_without_tensorflow(backend, tmp_path):
     if find_spec(backend) is None:
         pytest.skip(f"needs {backend}, which isn't installed")
     settings = {"layers": 2, "convolution_filters": 6, "subsampling": 2, "convolution_kernel": 3}
-    settings |= {"convolution_layers": 2}
+    settings |= {"convolution_layers": 2, "stem_filters": (3,)}
     np.savez(tmp_path / "here.npz", batch(), build(**settings)(batch()), *build(**settings).get_weights())
     code = f"""
 import sys, numpy as np
@@ -407,6 +482,7 @@ def test_every_setting_has_an_effect():
         "layers": 2,
         "bidirectional": False,
         "dropout": 0.3,
+        "stem_filters": (3,),
         "convolution_filters": 6,
         "convolution_layers": 2,
         "convolution_kernel": 3,

@@ -304,6 +304,11 @@ class TestInitial:
                 10,
                 r"expected weights of .* in the layer convolution_0, but there is nothing",
             ),
+            (
+                {"stem_filters": (3,), "convolution_filters": 20},
+                10,
+                r"expected weights of 5x5x1x3 at every 2 frames in the layer convolution_0, but there is nothing",
+            ),
         ],
     )
     def test_another_encoder_is_refused(self, tiny_run, values, features, message):
