@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from data_pipeline.front_end import FrontEnd
 from data_pipeline.settings import AugmentSettings
 
 Tensor = tf.Tensor
@@ -359,6 +360,32 @@ class Microphone(_Augmentation):
         fall = _uniform(audio, fall_seed, *self._FALL_DB) * tf.maximum(0.0, self._octaves - cutoff)
         chosen = _uniform(audio, chosen_seed, 0, 1) < self.probability
         return tf.where(chosen, 10 ** (tf.maximum(tilt - fall, self._FLOOR_DB) / 10), 1.0)
+
+
+class VocalTract(_Augmentation):
+    """Other speakers: mel filters that read each clip as if its speaker's vocal tract were longer or shorter.
+
+    Vocal tract length perturbation (Jaitly & Hinton 2013): formants move, tempo and pitch stay.
+
+    Args:
+        low, high: the factors by which frequencies are read higher; their logarithms are drawn evenly, in 33 steps.
+        front_end: whose filters they are.
+
+    Raises:
+        UserError: see FrontEnd.mel_filters.
+    """
+
+    _FACTORS = 33
+
+    def __init__(self, low: float, high: float, front_end: FrontEnd):
+        super().__init__()
+        self.factors = np.geomspace(low, high, self._FACTORS)
+        self._filters = _on_cpu(np.stack([front_end.mel_filters(factor) for factor in self.factors]))
+
+    def call(self, audio: Tensor, seed: Tensor) -> Tensor:
+        """Gives the filters, (batch, bins, mel bins); of `audio` only the number of clips counts."""
+        drawn = tf.random.stateless_uniform((tf.shape(audio)[0],), seed, 0, self._FACTORS, tf.int32)
+        return tf.gather(self._filters, drawn)
 
 
 class SpecAugment(_Augmentation):

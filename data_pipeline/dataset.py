@@ -11,6 +11,7 @@ from data_pipeline.augmentation import (
     FreshSilence,
     FreshUnknown,
     Microphone,
+    VocalTract,
     build_feature_augmentation,
     build_waveform_augmentation,
 )
@@ -144,6 +145,7 @@ class TrainingData:
         augment_waveforms = build_waveform_augmentation(augment, self.front_end.sample_rate, noise)
         share = augment.microphone_probability
         microphone = Microphone(share, self.front_end.bin_hz) if share else None
+        vocal_tract = VocalTract(*augment.vocal_tract, self.front_end) if augment.vocal_tract else None
         augment_features = build_feature_augmentation(augment)
         indices, count = label_table(self.labels), len(self.labels)
         label_weights = np.ones(count) if self.label_weights is None else np.array(self.label_weights)
@@ -159,14 +161,15 @@ class TrainingData:
                 # The corpus's own silence has a speaker, and is kept.
                 audio = refresh(audio, fold_in(key, 20), silent & (batch["speaker"] == ""))
             response = None if microphone is None else microphone(audio, fold_in(key, 4))
+            filters = None if vocal_tract is None else vocal_tract(audio, fold_in(key, 5))
             audio = augment_waveforms(audio, key)
             labels = tf.one_hot(indices.lookup(batch["label"]), count)
 
             def of_clips() -> tuple[tf.Tensor, tf.Tensor]:
-                return augment_features(self.front_end(audio, response), labels, key)
+                return augment_features(self.front_end(audio, response, filters), labels, key)
 
             def of_streams() -> tuple[tf.Tensor, tf.Tensor]:
-                features, mixed = augment_features(self._heard_in_streams(audio, response), labels, key)
+                features, mixed = augment_features(self._heard_in_streams(audio, response, filters), labels, key)
                 frames = self.stream_clips * self.stream_frames
                 return tf.reshape(features, (-1, frames, features.shape[2])), mixed
 
@@ -177,14 +180,15 @@ class TrainingData:
 
         return to_features
 
-    def _heard_in_streams(self, audio: tf.Tensor, response: tf.Tensor | None) -> tf.Tensor:
+    def _heard_in_streams(self, audio: tf.Tensor, response: tf.Tensor | None, filters: tf.Tensor | None) -> tf.Tensor:
         """Each clip's features, up to the next one's: (batch, stream_frames, features)."""
         hop, overlap = self.front_end.hop, max(0, self.front_end.fft_size - self.front_end.hop)
         samples = self.stream_frames * hop
         streams = tf.pad(audio, ((0, 0), (0, samples - self.clip_samples)))
         streams = tf.pad(tf.reshape(streams, (-1, self.stream_clips * samples)), ((0, 0), (0, overlap)))
-        # A stream is heard through one microphone.
-        features = self.front_end(streams, None if response is None else response[:: self.stream_clips])
+        # A stream is heard through one microphone, and by filters of one kind.
+        own = (None if part is None else part[:: self.stream_clips] for part in (response, filters))
+        features = self.front_end(streams, *own)
         return tf.reshape(features, (-1, self.stream_frames, features.shape[2]))
 
 

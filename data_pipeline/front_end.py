@@ -28,13 +28,29 @@ def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
     return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))
 
 
-def mel_matrix(sample_rate: int, fft_size: int, mel_bins: int, low_hz: float, high_hz: float) -> np.ndarray:
+def warp_hz(hz: np.ndarray, factor: float, nyquist: float) -> np.ndarray:
+    """Frequencies `factor` times as high, up to 0.6 of the Nyquist frequency, which itself stays; a line in between.
+
+    Vocal tract length perturbation (Jaitly & Hinton 2013, equation 1), whose 4800 Hz are that share of 8 kHz.
+    """
+    knee = 0.6 * nyquist * min(factor, 1) / factor
+    slope = (nyquist - knee * factor) / (nyquist - knee)
+    return np.where(hz <= knee, hz * factor, nyquist - slope * (nyquist - hz))
+
+
+def mel_matrix(
+    sample_rate: int, fft_size: int, mel_bins: int, low_hz: float, high_hz: float, warp: float = 1.0
+) -> np.ndarray:
     """Triangular filters evenly spaced in mel, each of unit area over Hz: `librosa.filters.mel`, transposed.
+
+    Args:
+        warp: their edges lie so many times as high, see warp_hz.
 
     Returns:
         float32 (fft_size // 2 + 1, mel_bins), to be multiplied by power spectra from the left.
     """
     edges = _mel_to_hz(np.linspace(*_hz_to_mel([low_hz, high_hz]), mel_bins + 2))
+    edges = warp_hz(edges, warp, sample_rate / 2)
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]
     hz = np.linspace(0, sample_rate / 2, fft_size // 2 + 1)[:, None]
     triangles = np.maximum(0, np.minimum((hz - low) / (centre - low), (high - hz) / (high - centre)))
@@ -89,7 +105,7 @@ class FrontEnd(keras.layers.Layer):
         self._window = np.zeros(self.fft_size, np.float32)
         start = (self.fft_size - window) // 2
         self._window[start : start + window] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
-        self._mel = self._checked_mel_matrix()
+        self._mel = self.mel_filters()
         self._dct = dct_matrix(settings.mel_bins, settings.coefficients)
         self.normalization = None
         if settings.normalize:
@@ -120,7 +136,15 @@ class FrontEnd(keras.layers.Layer):
                 f"{1 << self.fft_size.bit_length()}, or leave fft_size out: the window keeps its length."
             )
 
-    def _checked_mel_matrix(self) -> np.ndarray:
+    def mel_filters(self, warp: float = 1.0) -> np.ndarray:
+        """What power spectra are multiplied with: float32 (fft_size // 2 + 1, mel_bins).
+
+        Args:
+            warp: see mel_matrix.
+
+        Raises:
+            UserError: a band that holds no bin of the spectrum.
+        """
         settings, nyquist = self.settings, self.sample_rate / 2
         high_hz = nyquist if settings.high_hz is None else settings.high_hz
         if not settings.low_hz < high_hz <= nyquist:
@@ -128,12 +152,14 @@ class FrontEnd(keras.layers.Layer):
                 f"low_hz and high_hz must lie between 0 and half the sampling rate, {nyquist:g} Hz, in this order; got "
                 f"{settings.low_hz:g} and {high_hz:g}. Lower them, or leave high_hz out."
             )
-        matrix = mel_matrix(self.sample_rate, self.fft_size, settings.mel_bins, settings.low_hz, high_hz)
+        matrix = mel_matrix(self.sample_rate, self.fft_size, settings.mel_bins, settings.low_hz, high_hz, warp)
         empty = np.flatnonzero(matrix.max(axis=0) == 0)
         if empty.size:
             raise UserError(
                 f"each of the {settings.mel_bins} mel bands must hold a bin of the spectrum; with fft_size "
-                f"{self.fft_size} at {self.sample_rate} Hz, {empty.size} hold none. Lower mel_bins or raise fft_size."
+                f"{self.fft_size} at {self.sample_rate} Hz, {empty.size} hold none"
+                f"{'' if warp == 1 else f' once augment.vocal_tract has moved them by {warp:.2f}'}. "
+                "Lower mel_bins or raise fft_size."
             )
         return matrix
 
@@ -166,9 +192,14 @@ class FrontEnd(keras.layers.Layer):
     def build(self, input_shape):
         self.compute_output_shape(input_shape)  # for its error: Keras adds lines of its own to one that `call` raises
 
-    def call(self, audio, response=None):
-        """`response`: what the power spectrum is multiplied with, float32 (batch, fft_size // 2 + 1); None: nothing."""
-        features = self._features(audio, response)
+    def call(self, audio, response=None, filters=None):
+        """Features of audio, heard as it is unless these are given.
+
+        Args:
+            response: each clip's power spectrum is multiplied with it: float32 (batch, fft_size // 2 + 1).
+            filters: each clip's own in the place of `mel_filters()`: float32 (batch, fft_size // 2 + 1, mel_bins).
+        """
+        features = self._features(audio, response, filters)
         return features if self.normalization is None else self.normalization(features)
 
     @property
@@ -176,7 +207,7 @@ class FrontEnd(keras.layers.Layer):
         """The frequencies of the power spectrum's bins, float64 (fft_size // 2 + 1,)."""
         return np.linspace(0, self.sample_rate / 2, self.fft_size // 2 + 1)
 
-    def _features(self, audio, response=None):
+    def _features(self, audio, response=None, filters=None):
         """The features before normalisation."""
         if audio.shape[1] is not None:
             self.frame_count(audio.shape[1])
@@ -185,7 +216,8 @@ class FrontEnd(keras.layers.Layer):
         power = ops.square(real) + ops.square(imaginary)
         if response is not None:
             power = power * response[:, None, :]
-        features = _DECIBELS * ops.log(ops.maximum(ops.matmul(power, self._mel), _MIN_POWER))
+        mel = ops.matmul(power, self._mel if filters is None else filters)
+        features = _DECIBELS * ops.log(ops.maximum(mel, _MIN_POWER))
         if self.settings.kind == "mfcc":
             features = ops.matmul(features, self._dct)
         deltas = (self._deltas(features, order) for order in range(1, self.settings.deltas + 1))

@@ -13,7 +13,13 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
-from data_pipeline.augmentation import Microphone, Speed, build_feature_augmentation, build_phrase_augmentation
+from data_pipeline.augmentation import (
+    Microphone,
+    Speed,
+    VocalTract,
+    build_feature_augmentation,
+    build_phrase_augmentation,
+)
 from data_pipeline.clip_index import ClipIndex
 from data_pipeline.dataset import PREFETCHED, fold_in
 from data_pipeline.errors import UserError
@@ -183,6 +189,7 @@ class PhraseData:
         augment_waveforms = build_phrase_augmentation(augment, self.front_end.sample_rate, self.noise, views)
         share = augment.microphone_probability
         microphone = Microphone(share, self.front_end.bin_hz) if share else None
+        vocal_tract = VocalTract(*augment.vocal_tract, self.front_end) if augment.vocal_tract else None
         augment_features = build_feature_augmentation(augment)
 
         def to_features(step, pcm, samples, tokens, token_counts) -> tuple[tf.Tensor, ...]:
@@ -191,7 +198,8 @@ class PhraseData:
             audio = tf.cast(pcm, tf.float32) / 32768.0
             audio, samples = augment_waveforms(audio, key, samples)
             response = None if microphone is None else microphone(audio, fold_in(key, 4))
-            features, frames = masked_features(self.front_end, audio, samples, response)
+            filters = None if vocal_tract is None else vocal_tract(audio, fold_in(key, 5))
+            features, frames = masked_features(self.front_end, audio, samples, response, filters)
             augmented, _ = augment_features(features, tf.zeros((1, 1)), key, frames)
             features = augmented * _mask(features, frames)
             if views > 1:
@@ -208,17 +216,18 @@ def _plan(source: PhraseSource, seed: int, epoch: int, batch_size: int, steps: i
 
 
 def masked_features(
-    front_end: FrontEnd, audio: tf.Tensor, samples: tf.Tensor, response: tf.Tensor | None = None
+    front_end: FrontEnd, audio: tf.Tensor, samples: tf.Tensor, *heard: tf.Tensor | None
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Features (batch, frames, features) of padded audio, zero after each clip's end, and the clips' frames (batch,).
 
     Args:
         audio: (batch, samples) float32 or int16; a row at least as long as a frame.
         samples: (batch,) int32, each clip's own.
+        heard: the front end's further arguments.
     """
     if audio.dtype == tf.int16:
         audio = tf.cast(audio, tf.float32) / 32768.0
-    features = front_end(audio, response)
+    features = front_end(audio, *heard)
     frames = front_end.frames_within(samples)
     return features * _mask(features, frames), frames
 

@@ -165,6 +165,8 @@ class AugmentSettings(Settings):
     gain_db: Range | None = (-10.0, 6.0)
     speed: Range | None = (0.9, 1.1)
     """Resampling: 1.1 is ten per cent faster and that much higher."""
+    vocal_tract: Range | None = None
+    """Formants are moved by such a factor, as those of a speaker of another size, while tempo and pitch stay."""
     microphone_probability: Share = 0.0
     """Share of the clips that are heard through another microphone, from a good one to one in a pocket."""
     noise_probability: Share = 0.7
@@ -193,11 +195,13 @@ class AugmentSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self):
-        for name in ("gain_db", "speed", "snr_db", "pause_ms"):
+        for name in ("gain_db", "speed", "vocal_tract", "snr_db", "pause_ms"):
             if getattr(self, name) is not None:
                 _ascending(name, getattr(self, name))
-        if self.speed is not None and (self.speed[0] < 0.5 or self.speed[1] > 2):
-            raise ValueError(f"speed must lie between 0.5 and 2, got {self.speed[0]:g} to {self.speed[1]:g}")
+        for name in ("speed", "vocal_tract"):
+            factors = getattr(self, name)
+            if factors is not None and (factors[0] < 0.5 or factors[1] > 2):
+                raise ValueError(f"{name} must lie between 0.5 and 2, got {factors[0]:g} to {factors[1]:g}")
         if self.pause_ms[0] < 0:
             raise ValueError(f"pause_ms: expected times from 0, got {self.pause_ms[0]:g}")
         return self

@@ -17,9 +17,11 @@ from data_pipeline.augmentation import (
     SpecAugment,
     Speed,
     TimeShift,
+    VocalTract,
     build_feature_augmentation,
     build_waveform_augmentation,
 )
+from data_pipeline.front_end import FrontEnd
 from data_pipeline.settings import AugmentSettings
 
 RATE = 16000
@@ -596,6 +598,18 @@ class TestFreshUnknown:
 
 def responses(probability: float, hz: np.ndarray, clips: int, *seed: int) -> np.ndarray:
     return np.array(Microphone(probability, hz)(np.zeros((clips, 1), np.float32), seeded(*seed)))
+
+
+def test_vocal_tracts_are_drawn_evenly_by_their_logarithm():
+    front_end = FrontEnd(sample_rate=16000, kind="log_mel", mel_bins=20)
+    layer = VocalTract(0.8, 1.25, front_end)
+    found = np.array(layer(np.zeros((4000, 1), np.float32), seeded()))
+    assert (found.shape, found.dtype) == ((4000, 257, 20), np.float32)
+    expected = [front_end.mel_filters(factor) for factor in 0.8 * (1.25 / 0.8) ** (np.arange(33) / 32)]
+    drawn = np.array([[np.array_equal(one, other) for other in expected].index(True) for one in found[:400]])
+    assert np.bincount(drawn, minlength=33).min() >= 2
+    np.testing.assert_array_equal(layer(np.zeros((4000, 1), np.float32), seeded()), found)
+    assert (np.array(layer(np.zeros((4000, 1), np.float32), seeded(1, 3))) != found).any(axis=(1, 2)).mean() > 0.9
 
 
 @pytest.mark.parametrize("probability", [0, 0.4, 1])

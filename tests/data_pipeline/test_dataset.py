@@ -161,7 +161,7 @@ class Mean:
 
     sample_rate = 16000
 
-    def __call__(self, audio, response=None):
+    def __call__(self, audio, response=None, filters=None):
         return tf.reduce_mean(audio, axis=1)[:, None, None] * 32768
 
 
@@ -170,7 +170,7 @@ class Frames(Mean):
 
     hop = fft_size = 2
 
-    def __call__(self, audio, response=None):
+    def __call__(self, audio, response=None, filters=None):
         return tf.reduce_mean(tf.reshape(audio, (len(audio), -1, 2)), axis=2)[:, :, None] * 32768
 
 
@@ -179,7 +179,7 @@ class OverlappingFrames(Mean):
 
     hop, fft_size = 2, 4
 
-    def __call__(self, audio, response=None):
+    def __call__(self, audio, response=None, filters=None):
         return tf.reduce_mean(tf.signal.frame(audio, 4, 2), axis=2)[:, :, None] * 32768
 
 
@@ -188,8 +188,18 @@ class Responses(Frames):
 
     bin_hz = np.array([0.0, 4000.0, 8000.0])
 
-    def __call__(self, audio, response=None):
+    def __call__(self, audio, response=None, filters=None):
         return tf.repeat(response[:, None], audio.shape[1] // 2, axis=1)
+
+
+class Filters(Responses):
+    """Gives each clip's mel filters, one number each, at each frame."""
+
+    def mel_filters(self, warp):
+        return np.full((3, 1), warp, np.float32)
+
+    def __call__(self, audio, response=None, filters=None):
+        return tf.repeat(filters[:, :1], audio.shape[1] // 2, axis=1)
 
 
 def pairs(numbers: list[int]) -> list[tuple[int, int]]:
@@ -300,6 +310,17 @@ class TestFeatures:
         responses = next(iter(data.batches(1)))[0].numpy()
         assert responses.shape == (2, 20, 3)
         assert np.ptp(responses, axis=1).max() == 0
+
+    @pytest.mark.parametrize("step", [0, 1])
+    def test_each_clip_or_stream_has_a_vocal_tract(self, shards, step):
+        augment = OFF.model_copy(update={"vocal_tract": (0.5, 2.0)})
+        streams = {"stream_clips": 5, "stream_frames": 4}
+        data = training_data(shards, augment=augment, front_end=Filters(), **streams)
+        filters = next(iter(data.batches(step)))[0].numpy()
+        assert filters.shape[0] == (10 if step == 0 else 2)
+        assert len(np.unique(filters[:, 0], axis=0)) > 1
+        np.testing.assert_array_equal(filters, next(iter(data.batches(step)))[0])
+        assert (filters != next(iter(data.batches(step + 2)))[0].numpy()).any()
 
     def test_before_and_after_shows_clips_alone(self, shards):
         louder = OFF.model_copy(update={"gain_db": (20.0, 20.0)})

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.augmentation import Microphone
 from data_pipeline.errors import UserError
-from data_pipeline.front_end import FrontEnd, mel_matrix
+from data_pipeline.front_end import FrontEnd, mel_matrix, warp_hz
 from data_pipeline.settings import FrontEndSettings
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +106,46 @@ def test_equals_librosa_on_speech(speech, config):
 @pytest.mark.parametrize("config", OTHERS.values(), ids=OTHERS)
 def test_a_microphone_filters_the_power_spectrum(noise, config):
     assert_equals_librosa(noise, RATE, microphone=True, **config)
+
+
+@pytest.mark.parametrize("nyquist", [4000, 8000])
+@pytest.mark.parametrize("factor", [0.8, 1, 1.25])
+def test_a_vocal_tract_of_another_length_moves_frequencies(factor, nyquist):
+    """As Jaitly & Hinton 2013 draw it: two straight lines, from 0 and from the Nyquist frequency."""
+    hz = np.linspace(0, nyquist, 1000)
+    bend = 0.6 * nyquist * min(factor, 1)
+    expected = np.interp(hz, [0, bend / factor, nyquist], [0, bend, nyquist])
+    np.testing.assert_allclose(warp_hz(hz, factor, nyquist), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("factor", [0.85, 1, 1.15])
+def test_filters_of_a_vocal_tract_read_other_frequencies(factor):
+    """A tone so many times as high looks to them like the tone itself to the usual ones."""
+    front_end = FrontEnd(sample_rate=RATE, kind="log_mel", mel_bins=40, normalize=False)
+    tones = np.geomspace(300, 3500, 40)[:, None]
+
+    def heard(hz, filters=None) -> np.ndarray:
+        audio = np.sin(2 * np.pi * hz * np.arange(2000) / RATE).astype(np.float32)
+        filters = None if filters is None else np.repeat(filters[None], len(hz), axis=0)
+        return 10 ** (keras.ops.convert_to_numpy(front_end(audio, None, filters)).mean(axis=1) / 10)
+
+    def middle(power) -> np.ndarray:
+        return power @ np.arange(40) / power.sum(axis=1)
+
+    filters = front_end.mel_filters(factor)
+    assert (filters.shape, filters.dtype) == ((257, 40), np.float32)
+    np.testing.assert_allclose(middle(heard(tones * factor, filters)), middle(heard(tones)), atol=0.35)
+    if factor == 1:
+        expected = librosa.filters.mel(sr=RATE, n_fft=512, n_mels=40, fmin=20).T
+        np.testing.assert_allclose(filters, expected, rtol=1e-4, atol=1e-7)
+    else:
+        assert np.abs(middle(heard(tones, filters)) - middle(heard(tones))).min() > 0.5
+
+
+def test_filters_moved_to_where_no_bin_is_are_refused():
+    front_end = FrontEnd(sample_rate=RATE, kind="log_mel", mel_bins=100)
+    with pytest.raises(UserError, match=r"hold none once augment\.vocal_tract has moved them by 0\.50\. Lower mel"):
+        front_end.mel_filters(0.5)
 
 
 @pytest.mark.parametrize(("rate", "config"), [(16000, {}), (44100, {"fft_size": 4096}), (8000, {"window_ms": 20})])

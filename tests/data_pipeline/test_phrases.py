@@ -276,6 +276,7 @@ class TestViews:
             {"gain_db": (-20, 0)},
             {"noise_probability": 1, "snr_db": (0, 10), "noise": noise_of(99, 20000)},
             {"microphone_probability": 1},
+            {"vocal_tract": (0.8, 1.25)},
             {"frequency_masks": 2, "frequency_mask_bins": 9},
         ],
     )

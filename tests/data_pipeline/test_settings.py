@@ -97,6 +97,7 @@ def test_coefficients_do_not_matter_to_log_mel():
         ({"snr_db": (10, 0)}, "snr_db: the first value"),
         ({"speed": (0.4, 1)}, "speed must lie between 0.5 and 2, got 0.4 to 1"),
         ({"speed": (1, 2.1)}, "speed must lie between 0.5 and 2"),
+        ({"vocal_tract": (0.4, 1)}, "vocal_tract must lie between 0.5 and 2, got 0.4 to 1"),
         ({"noise_probability": 1.5}, "less than or equal to 1"),
         ({"time_masks": -1}, "greater than or equal to 0"),
         ({"mixup": -1}, "greater than or equal to 0"),
