@@ -368,7 +368,8 @@ class VocalTract(_Augmentation):
     Vocal tract length perturbation (Jaitly & Hinton 2013): formants move, tempo and pitch stay.
 
     Args:
-        low, high: the factors by which frequencies are read higher; their logarithms are drawn evenly, in 33 steps.
+        low, high: of the factors by which the tract is longer: a band reads frequencies so many times as high, so that
+            formants look lower. Their logarithms are drawn evenly, in 33 steps.
         front_end: whose filters they are.
 
     Raises:
@@ -386,6 +387,11 @@ class VocalTract(_Augmentation):
         """Gives the filters, (batch, bins, mel bins); of `audio` only the number of clips counts."""
         drawn = tf.random.stateless_uniform((tf.shape(audio)[0],), seed, 0, self._FACTORS, tf.int32)
         return tf.gather(self._filters, drawn)
+
+
+def build_vocal_tract(settings: AugmentSettings, front_end: FrontEnd) -> VocalTract | None:
+    """None if it is switched off. Raises UserError as VocalTract."""
+    return None if settings.vocal_tract in (None, (1, 1)) else VocalTract(*settings.vocal_tract, front_end)
 
 
 class SpecAugment(_Augmentation):

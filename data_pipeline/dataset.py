@@ -11,8 +11,8 @@ from data_pipeline.augmentation import (
     FreshSilence,
     FreshUnknown,
     Microphone,
-    VocalTract,
     build_feature_augmentation,
+    build_vocal_tract,
     build_waveform_augmentation,
 )
 from data_pipeline.errors import UserError
@@ -145,7 +145,7 @@ class TrainingData:
         augment_waveforms = build_waveform_augmentation(augment, self.front_end.sample_rate, noise)
         share = augment.microphone_probability
         microphone = Microphone(share, self.front_end.bin_hz) if share else None
-        vocal_tract = VocalTract(*augment.vocal_tract, self.front_end) if augment.vocal_tract else None
+        vocal_tract = build_vocal_tract(augment, self.front_end)
         augment_features = build_feature_augmentation(augment)
         indices, count = label_table(self.labels), len(self.labels)
         label_weights = np.ones(count) if self.label_weights is None else np.array(self.label_weights)

@@ -155,11 +155,11 @@ class FrontEnd(keras.layers.Layer):
         matrix = mel_matrix(self.sample_rate, self.fft_size, settings.mel_bins, settings.low_hz, high_hz, warp)
         empty = np.flatnonzero(matrix.max(axis=0) == 0)
         if empty.size:
+            moved = "" if warp == 1 else f" once augment.vocal_tract has moved them by {warp:.2f}; narrow that range"
             raise UserError(
                 f"each of the {settings.mel_bins} mel bands must hold a bin of the spectrum; with fft_size "
-                f"{self.fft_size} at {self.sample_rate} Hz, {empty.size} hold none"
-                f"{'' if warp == 1 else f' once augment.vocal_tract has moved them by {warp:.2f}'}. "
-                "Lower mel_bins or raise fft_size."
+                f"{self.fft_size} at {self.sample_rate} Hz, {empty.size} hold none{moved}. Lower mel_bins or raise "
+                "fft_size."
             )
         return matrix
 

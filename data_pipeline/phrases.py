@@ -16,9 +16,9 @@ import tensorflow as tf
 from data_pipeline.augmentation import (
     Microphone,
     Speed,
-    VocalTract,
     build_feature_augmentation,
     build_phrase_augmentation,
+    build_vocal_tract,
 )
 from data_pipeline.clip_index import ClipIndex
 from data_pipeline.dataset import PREFETCHED, fold_in
@@ -189,7 +189,7 @@ class PhraseData:
         augment_waveforms = build_phrase_augmentation(augment, self.front_end.sample_rate, self.noise, views)
         share = augment.microphone_probability
         microphone = Microphone(share, self.front_end.bin_hz) if share else None
-        vocal_tract = VocalTract(*augment.vocal_tract, self.front_end) if augment.vocal_tract else None
+        vocal_tract = build_vocal_tract(augment, self.front_end)
         augment_features = build_feature_augmentation(augment)
 
         def to_features(step, pcm, samples, tokens, token_counts) -> tuple[tf.Tensor, ...]:

@@ -166,7 +166,8 @@ class AugmentSettings(Settings):
     speed: Range | None = (0.9, 1.1)
     """Resampling: 1.1 is ten per cent faster and that much higher."""
     vocal_tract: Range | None = None
-    """Formants are moved by such a factor, as those of a speaker of another size, while tempo and pitch stay."""
+    """Formants are moved as those of a speaker of another size, while tempo and pitch stay: 1.1 is a vocal tract that
+    is a tenth longer, with lower formants."""
     microphone_probability: Share = 0.0
     """Share of the clips that are heard through another microphone, from a good one to one in a pocket."""
     noise_probability: Share = 0.7

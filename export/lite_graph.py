@@ -320,17 +320,18 @@ class LiteGraph:
             steps = features.shape[0] // encoder.stacked
             used = self.rows(features, 0, steps * encoder.stacked)
             return self.reshape(used, steps, encoder.stacked * encoder.features), []
-        hidden, masks = self.reshape(features, 1, features.shape[0], 1, features.shape[1]), masks or {}
+        hidden, masks, frames = features, masks or {}, features.shape[0]
         for index, convolution in enumerate(encoder.convolutions):
-            frames, channels = hidden.shape[1], convolution.kernel.shape[2]
-            hidden = self.reshape(hidden, 1, frames, math.prod(hidden.shape[2:]) // channels, channels)
+            channels = convolution.kernel.shape[2]
+            hidden = self.reshape(hidden, 1, frames, math.prod(hidden.shape) // (frames * channels), channels)
             with_past = None
             if pasts and pasts[index] is not None:
                 with_past, newest = self._after(pasts[index], hidden)
                 kept.append(newest)
             mask = masks.get(encoder.frames_to_step[index + 1])
             hidden = self.masked(self.convolve(hidden, convolution, f"convolution_{index}", with_past), mask)
-        return self.reshape(hidden, hidden.shape[1], math.prod(hidden.shape[2:])), kept
+            frames = hidden.shape[1]
+        return self.reshape(hidden, frames, math.prod(hidden.shape) // frames), kept
 
     def _after(self, past: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """`past` and `hidden` as one, (1, frames, bands, channels), and of that as many newest frames as `past` has."""

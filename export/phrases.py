@@ -118,7 +118,7 @@ def stack_rows(rows: list[np.ndarray]) -> np.ndarray:
 
 
 def phrase_ranges(run: Run, encoder: Encoder, streams: bool) -> Ranges:
-    """See export.material: of training phrases. A stream goes on behind each of them."""
+    """See export.material: of training phrases. A stream goes on behind each of them, in silence or with the next."""
     import tensorflow as tf
 
     from data_pipeline.phrases import masked_features, padded_batches
@@ -128,4 +128,9 @@ def phrase_ranges(run: Run, encoder: Encoder, streams: bool) -> Ranges:
     for batch in padded_batches(source, _BATCH, run.front_end.fft_size):
         features, frames = masked_features(run.front_end, tf.constant(batch.audio), tf.constant(batch.samples))
         transcribe(features.numpy(), encoder, ranges, None if streams else frames.numpy())
+        if streams:  # one after the other, too: a state goes where no single phrase takes it
+            joined = np.concatenate([row[:count] for row, count in zip(batch.audio, batch.samples, strict=True)])
+            if len(joined) >= run.front_end.fft_size:
+                features = run.front_end(joined[None].astype(np.float32) / 32768)
+                transcribe(features.numpy(), encoder, ranges)
     return ranges

@@ -26,7 +26,7 @@ SHIPPED = Path(__file__).resolve().parents[1] / "configs"
 
 
 class ModelSettings(Settings):
-    """Features -> logits: an optional convolution, a stack of GRU layers, pooling over time, a dense layer."""
+    """Features -> logits: optional convolutions, a stack of GRU layers, pooling over time, a dense layer."""
 
     head: Literal["classification", "ctc"] = "classification"
     """One label a clip, or a sequence of tokens (`corpus.tokens`, or words that `compose` makes phrases of)."""
@@ -37,7 +37,7 @@ class ModelSettings(Settings):
     """Both directions need the whole clip; a model that streams has one."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Before each GRU layer but the first, and before the head."""
-    stem_filters: tuple[Annotated[int, Field(ge=1, le=512)], ...] = ()
+    stem_filters: Annotated[tuple[Annotated[int, Field(ge=1, le=512)], ...], Field(max_length=16)] = ()
     """Channels of the convolutions over time and frequency (log_mel) before those over time alone: a voice that is a
     little higher looks alike to them. The first sees 5 frames and bands, the others 3; the first two halve the bands,
     and the frames while `subsampling` allows it; later ones of equally many channels add to what they are given."""
@@ -47,7 +47,7 @@ class ModelSettings(Settings):
     """Each after the first adds to what it is given (a residual connection). After a stem the first one sees no more
     frames than its stride."""
     convolution_kernel: Annotated[int, Field(ge=1, le=99)] = 5
-    """Frames; only past ones if the model isn't bidirectional."""
+    """Frames; only past ones if the model isn't bidirectional. Of no effect on the stem and the first one after it."""
     subsampling: Annotated[int, Field(ge=1, le=8)] = 1
     """One encoder step for so many frames: the convolutions' strides, or frames stacked if there are none."""
     pooling: Literal["attention", "mean", "last"] = "attention"
@@ -255,9 +255,9 @@ class Config(Settings):
             raise ValueError(
                 "model.stem_filters look along frequency; they need front_end.kind: log_mel and no front_end.deltas"
             )
-        # Of 3 the first halving leaves one, which TensorFlow's convolution gets wrong (oneDNN's, with one channel).
-        if self.front_end.mel_bins < 4:
-            raise ValueError(f"model.stem_filters need front_end.mel_bins of 4 or more, got {self.front_end.mel_bins}")
+        # Where halving leaves one band, TensorFlow's convolution (oneDNN's) gets that of one channel wrong.
+        if self.front_end.mel_bins < 8:
+            raise ValueError(f"model.stem_filters need front_end.mel_bins of 8 or more, got {self.front_end.mel_bins}")
 
     def _check_streams(self) -> None:
         if self.augment.stream_clips == 1:

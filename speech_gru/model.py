@@ -86,6 +86,7 @@ class BatchNormalization(layers.BatchNormalization):
             return super()._moments(inputs, mask)
         weights, axes = _beside(inputs, mask), tuple(range(len(inputs.shape) - 1))
         share, _ = ops.moments(weights, axes=axes, synchronized=self.synchronized)
+        share = ops.maximum(share, keras.config.epsilon())  # perhaps no clip has a whole step
         mean = ops.moments(inputs * weights, axes=axes, synchronized=self.synchronized)[0] / share
         square = ops.square(inputs - mean) * weights
         return mean, ops.moments(square, axes=axes, synchronized=self.synchronized)[0] / share

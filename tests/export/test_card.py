@@ -54,6 +54,7 @@ def test_the_model(make_facts):
     for filters, said in (([8], "8 filters"), ([8, 12], "8 and 12 filters"), ([8, 12, 12], "8, 12 and 12 filters")):
         config = {"model": settings | {"stem_filters": filters}, "front_end": {"kind": "log_mel"}}
         head = model_card(make_facts(config), PROOFS)
+        said = f"{len(filters)} convolutions over time and frequency of {said}"
         assert f"{said}, 2 convolutions of 64 filters, 2 x GRU-96" in head
 
 

@@ -66,11 +66,14 @@ def test_a_stem_is_keras_stem(bidirectional, subsampling, stem, frames_to_step, 
         subsampling=subsampling,
         bidirectional=bidirectional,
     )
-    model = build_model(settings, frames, 9, 2)
+    model, rng = build_model(settings, frames, 9, 2), np.random.default_rng(0)
+    model.set_weights(
+        [rng.uniform(0.5, 2, w.shape) if "variance" in w.path else rng.normal(0, 0.5, w.shape) for w in model.weights]
+    )
     encoder = read_encoder(model, settings, frames)
     assert (encoder.frames_to_step, encoder.subsampling) == (frames_to_step, subsampling)
     assert encoder.steps == model.get_layer("bigru_0" if bidirectional else "gru_0").input.shape[1]
-    inputs = np.random.default_rng(0).normal(0, 1, (2, frames, 9)).astype(np.float32)
+    inputs = rng.normal(0, 1, (2, frames, 9)).astype(np.float32)
     np.testing.assert_allclose(classify(inputs, encoder), model(inputs), rtol=0, atol=1e-5)
 
 

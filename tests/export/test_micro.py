@@ -17,6 +17,7 @@ from speech_gru.lite_file import LiteFile
 
 CASES = {
     "convolutions": {"convolution_filters": 6, "subsampling": 3},
+    "stem": {"stem_filters": (3, 4, 4), "convolution_filters": 6, "subsampling": 4},
     "stacked": {"subsampling": 3, "pooling": "mean"},
     "last": {"pooling": "last"},
 }

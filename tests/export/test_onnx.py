@@ -27,7 +27,7 @@ def of_clips(subject: Subject, clips: np.ndarray, folder: Path) -> Material:
 def test_the_file_is_the_model(random_case, front_end, clips, features, subject, tmp_path):
     pytest.importorskip("tf2onnx", reason="needs tf2onnx, of the extra onnx")
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, of the extra onnx")
-    case = random_case(bidirectional=True, convolution_filters=6, subsampling=3)
+    case = random_case(bidirectional=True, stem_filters=(3, 4, 4), convolution_filters=6, subsampling=4)
     write_onnx(case.encoder, front_end_state(front_end), 896, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     (audio,), (logits,) = session.get_inputs(), session.get_outputs()
@@ -57,7 +57,7 @@ def test_a_front_end_without_statistics(random_case, clips, subject, tmp_path):
 def test_a_ctc_head(ctc_case, phrase_front_end, phrases, phrase_logits, tmp_path):
     pytest.importorskip("tf2onnx", reason="needs tf2onnx, of the extra onnx")
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, of the extra onnx")
-    case = ctc_case(bidirectional=True, convolution_filters=8)
+    case = ctc_case(bidirectional=True, stem_filters=(3, 4, 4), convolution_filters=8)
     write_onnx(case.encoder, front_end_state(phrase_front_end), 4000, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     found = [(item.name, item.type, item.shape[1:]) for item in session.get_inputs()]

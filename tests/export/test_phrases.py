@@ -335,11 +335,15 @@ def training_ranges(run: Run, encoder, is_masked: bool) -> Ranges:
     for batch in padded_batches(source, 32, 128):
         features, frames = masked_features(run.front_end, tf.constant(batch.audio), tf.constant(batch.samples))
         transcribe(features.numpy(), encoder, ranges, frames.numpy() if is_masked else None)
+        if not is_masked:
+            one_stream = np.concatenate([pcm[:own] for pcm, own in zip(batch.audio, batch.samples, strict=True)])
+            transcribe(run.front_end(one_stream[None] / np.float32(32768)).numpy(), encoder, ranges)
     return ranges
 
 
 @pytest.mark.parametrize("streams", [False, True])
 def test_ranges_are_of_training_phrases(gathered, run, streams):
+    """A stream's also of phrases that follow each other."""
     content = gathered(False).material
     found, expected = content.ranges_for(FORMATS["int8"], streams), training_ranges(run, content.encoder, not streams)
     assert found.keys() == expected.keys()

@@ -33,7 +33,7 @@ np.savez(sys.argv[3], **batches)
 
 @pytest.fixture(scope="module")
 def case(random_case):
-    return random_case(bidirectional=True, convolution_filters=6, subsampling=3)
+    return random_case(bidirectional=True, stem_filters=(3, 4, 4), convolution_filters=6, subsampling=4)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_signatures_share_the_weights(random_case, front_end, tmp_path):
 @pytest.fixture(scope="module")
 def served_phrases(ctc_case, phrase_front_end, tmp_path_factory):
     """The signatures of a written SavedModel with a CTC head, and its Case."""
-    case = ctc_case(bidirectional=True, convolution_filters=8)
+    case = ctc_case(bidirectional=True, stem_filters=(3, 4, 4), convolution_filters=8)
     folder = tmp_path_factory.mktemp("saved_phrases") / "model"
     write_saved_model(case.encoder, front_end_state(phrase_front_end), 4000, folder)
     return tf.saved_model.load(str(folder)).signatures, case

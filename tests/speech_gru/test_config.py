@@ -340,9 +340,9 @@ class TestStem:
         said = "mine.yaml: model.stem_filters look along frequency; they need front_end.kind: log_mel and no "
         for other in ("front_end.kind=mfcc", "front_end.deltas=1"):
             assert complaint("", *self.LOG_MEL, other) == f"{said}front_end.deltas"
-        said = complaint("", *self.LOG_MEL, "front_end.mel_bins=3", "front_end.coefficients=3")
-        assert said == "mine.yaml: model.stem_filters need front_end.mel_bins of 4 or more, got 3"
-        assert load("", *self.LOG_MEL, "front_end.mel_bins=4", "front_end.coefficients=4")
+        said = complaint("", *self.LOG_MEL, "front_end.mel_bins=7", "front_end.coefficients=7")
+        assert said == "mine.yaml: model.stem_filters need front_end.mel_bins of 8 or more, got 7"
+        assert load("", *self.LOG_MEL, "front_end.mel_bins=8", "front_end.coefficients=8")
 
     def test_goes_before_convolutions_over_time(self, load, complaint):
         said = complaint("model: {stem_filters: [4]}", "front_end.kind=log_mel")

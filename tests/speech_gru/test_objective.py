@@ -216,14 +216,15 @@ class TestSays:
 
 
 FRAMES = (19, 7, 4, 12)
-"""Of each clip of a batch, the longest first; of 3 features."""
+"""Of each clip of a batch, the longest first."""
+FEATURES = 9
 MODELS = {
     "bidirectional": {},
     "forwards": {"bidirectional": False},
     "stacked": {"subsampling": 3},
     "convolutions": {"convolution_filters": 6, "convolution_layers": 2, "subsampling": 2},
     "forward convolutions": {"bidirectional": False, "convolution_filters": 6, "convolution_layers": 2},
-    "stem": {"stem_filters": (4,), "convolution_filters": 6, "convolution_layers": 2, "subsampling": 2},
+    "stem": {"stem_filters": (4, 4, 4), "convolution_filters": 6, "convolution_layers": 2, "subsampling": 2},
     "forward stem": {"bidirectional": False, "stem_filters": (4,), "convolution_filters": 6, "subsampling": 2},
 }
 
@@ -232,7 +233,7 @@ def phrase_model(policy: str = "float32", **values) -> keras.Model:
     """With random weights, biases and statistics too."""
     keras.utils.set_random_seed(5)
     with dtype_policy(policy):
-        model = build_model(ModelSettings(head="ctc", units=5, layers=1, dropout=0, **values), 19, 3, LABELS)
+        model = build_model(ModelSettings(head="ctc", units=5, layers=1, dropout=0, **values), 19, FEATURES, LABELS)
     rng = np.random.default_rng(5)
     for weight in model.weights:
         noise = rng.normal(0, 0.3, weight.shape)
@@ -241,9 +242,9 @@ def phrase_model(policy: str = "float32", **values) -> keras.Model:
 
 
 def clips() -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Each clip's features, (frames, 3), and texts of a token or two: tokens, token counts."""
+    """Each clip's features, (frames, FEATURES), and texts of a token or two: tokens, token counts."""
     rng = np.random.default_rng(6)
-    features = [rng.normal(0, 1, (frames, 3)).astype(np.float32) for frames in FRAMES]
+    features = [rng.normal(0, 1, (frames, FEATURES)).astype(np.float32) for frames in FRAMES]
     return features, np.array([[1, 2], [3, 0], [2, 0], [1, 1]], np.int32), np.array([2, 1, 1, 2], np.int32)
 
 
@@ -255,7 +256,7 @@ def padded(features: list[np.ndarray], frames: int, filler: float = 0.0) -> np.n
 def measuring(model: keras.Model, subsampling: int):
     """A function of a batch: logits, losses, and the gradients of the losses' sum with respect to the weights."""
 
-    @tf.function(input_signature=(tf.TensorSpec((None, None, 3)), LENGTHS, TEXTS, LENGTHS))
+    @tf.function(input_signature=(tf.TensorSpec((None, None, FEATURES)), LENGTHS, TEXTS, LENGTHS))
     def measure(features, frames, tokens, counts):
         with tf.GradientTape() as tape:
             logits = model([features, frames])
@@ -301,12 +302,18 @@ class TestPadding:
         convolution = keras.Model(model.inputs, model.get_layer("convolution_0").output)
         own = [convolution([clip[None], np.array([len(clip)])]).numpy()[0].reshape(-1, 6) for clip in features]
         own = np.concatenate(own)
-        assert own.shape == (sum(frames // values.get("subsampling", 1) for frames in FRAMES), 6)
+        bands = 4 if stem else 1
+        assert own.shape == (bands * sum(frames // values.get("subsampling", 1) for frames in FRAMES), 6)
         model([padded(features, 40, filler=9.0), np.array(FRAMES, np.int32)], training=True)
         _, _, mean, variance = norm.get_weights()
         kept = norm.momentum
         np.testing.assert_allclose(mean, kept * before[2] + (1 - kept) * own.mean(axis=0), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(variance, kept * before[3] + (1 - kept) * own.var(axis=0), rtol=1e-4, atol=1e-5)
+
+    def test_a_batch_without_a_step_leaves_numbers(self):
+        model = phrase_model(**MODELS["convolutions"])
+        model([np.zeros((2, 8, FEATURES), np.float32), np.array([1, 0], np.int32)], training=True)
+        assert all(np.isfinite(weight).all() for weight in model.get_weights())
 
     @pytest.mark.parametrize("name", ["bidirectional", "convolutions", "forward convolutions", "stem"])
     def test_training_gives_the_same_however_much_there_is(self, name):
@@ -413,7 +420,7 @@ from speech_gru.objective import ConsistentCtcObjective, CtcObjective
 archive = np.load(sys.argv[1])
 assert keras.backend.backend() == sys.argv[2]
 settings = ModelSettings(head="ctc", units=5, layers=1, dropout=0, **{MODELS["stem"]!r})
-model = build_model(settings, 19, 3, {LABELS})
+model = build_model(settings, 19, {FEATURES}, {LABELS})
 model.set_weights([archive[f"weight_{{index}}"] for index in range(len(model.weights))])
 batch = [ops.convert_to_tensor(archive[name]) for name in ("features", "frames", "tokens", "counts")]
 losses, correct = CtcObjective(2)(model, *batch)
