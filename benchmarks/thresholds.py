@@ -36,6 +36,7 @@ def main() -> None:
         action="store_true",
         help="of a CSV the validation and test speakers alone: the model heard the others",
     )
+    parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS, metavar="T")
     parser.add_argument("--split", default="validation")
     parser.add_argument("--shards", type=Path)
     arguments = parser.parse_args()
@@ -51,7 +52,7 @@ def main() -> None:
         "threshold", f"false commands of {len(other)}", f"{arguments.split} accuracy", "recall of commands"
     )
     command = np.array([label not in (UNKNOWN, SILENCE) for label in subject.labels])
-    for threshold in THRESHOLDS:
+    for threshold in arguments.thresholds:
         right = decide(probabilities, threshold, subject.labels) == truth
         false = command[decide(other, threshold, subject.labels)].mean()
         table.add_row(f"{threshold:g}", f"{false:.1%}", f"{right.mean():.2%}", f"{right[command[truth]].mean():.2%}")
