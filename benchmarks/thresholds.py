@@ -1,6 +1,6 @@
 """What a threshold costs and what it saves: false commands on speech of other words beside the accuracy on a split.
 
-    python benchmarks/thresholds.py runs/bigru_base/export/model.tflite --other ../shared/data/other_speech/mycroft
+    python benchmarks/thresholds.py runs/bigru_base_1/export/model.tflite --other ../shared/data/other_speech/mycroft
 
 A word that is recognised with less probability than the threshold becomes `_unknown_`. The split is validation, so that
 the test clips have no say in the choice; `speech-gru export RUN --set export.threshold=T` then puts it into the files.
