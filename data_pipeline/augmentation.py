@@ -380,8 +380,8 @@ class VocalTract(_Augmentation):
 
     def __init__(self, low: float, high: float, front_end: FrontEnd):
         super().__init__()
-        self.factors = np.geomspace(low, high, self._FACTORS)
-        self._filters = _on_cpu(np.stack([front_end.mel_filters(factor) for factor in self.factors]))
+        factors = np.geomspace(low, high, self._FACTORS)
+        self._filters = _on_cpu(np.stack([front_end.mel_filters(factor) for factor in factors]))
 
     def call(self, audio: Tensor, seed: Tensor) -> Tensor:
         """Gives the filters, (batch, bins, mel bins); of `audio` only the number of clips counts."""

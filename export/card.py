@@ -33,8 +33,7 @@ def _head(facts: Facts) -> str:
     if model["convolution_filters"]:
         encoder = f"{model['convolution_layers']} convolutions of {model['convolution_filters']} filters, {encoder}"
     if stem := model["stem_filters"]:
-        filters = " and ".join(filter(None, [", ".join(map(str, stem[:-1])), str(stem[-1])]))
-        encoder = f"{len(stem)} convolutions over time and frequency of {filters} filters, {encoder}"
+        encoder = f"{len(stem)} convolutions over time and frequency of {'/'.join(map(str, stem))} filters, {encoder}"
     outputs, is_ctc = ", ".join(facts.labels), model["head"] == "ctc"
     what, of = ("phrases", "Its tokens") if is_ctc else ("commands", "It tells apart")
     end = "a CTC head" if is_ctc else f"{model['pooling']} pooling"

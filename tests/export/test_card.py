@@ -51,7 +51,7 @@ def test_the_model(make_facts):
     settings = {"convolution_filters": 64, "convolution_layers": 2, "bidirectional": False, "units": 96}
     head = model_card(make_facts({"model": settings}), PROOFS).partition("## Data")[0]
     assert "2 convolutions of 64 filters, 2 x GRU-96" in head
-    for filters, said in (([8], "8 filters"), ([8, 12], "8 and 12 filters"), ([8, 12, 12], "8, 12 and 12 filters")):
+    for filters, said in (([8], "8 filters"), ([8, 12, 12], "8/12/12 filters")):
         config = {"model": settings | {"stem_filters": filters}, "front_end": {"kind": "log_mel"}}
         head = model_card(make_facts(config), PROOFS)
         said = f"{len(filters)} convolutions over time and frequency of {said}"
