@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipeline.front_end import FrontEnd
+from data_pipeline.generated_noise import generated_noise
 from data_pipeline.settings import AugmentSettings
 
 Tensor = tf.Tensor
@@ -177,26 +178,21 @@ class BackgroundNoise(_Augmentation):
 
 
 class FreshSilence(_Augmentation):
-    """Replaces the clips of silence by other cuts, half from the recordings, half generated: noise and sounds.
+    """Replaces the clips of silence by other cuts, half from the recordings, half generated.
 
     A few recordings of noise are not all rooms there are: a recogniser that has heard no others takes a quiet one, or
-    an animal's voice in it, for a word. The generated noise has a power spectrum of 1 / f ** exponent, from white (0)
-    to beyond brown (2.5); the sounds are harmonic, of changing pitch and loudness, without a voice's formants.
+    an animal's voice in it, for a word. See generated_noise.
 
     Args:
         noise: as for BackgroundNoise, int16.
         sample_rate: in Hz.
     """
 
-    _EXPONENTS, _SAMPLES_EACH = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5), 160_000
     _LEVEL_DB = (-40.0, 0.0)
 
     def __init__(self, noise: np.ndarray, sample_rate: int):
         super().__init__()
-        generator = np.random.default_rng(0)
-        made = [_coloured_noise(exponent, self._SAMPLES_EACH, generator) for exponent in self._EXPONENTS]
-        made += [_harmonic_sound(self._SAMPLES_EACH, sample_rate, generator) for _ in self._EXPONENTS]
-        self._recorded, self._generated = _rows(noise), _rows(np.concatenate(made))
+        self._recorded, self._generated = _rows(noise), _rows(generated_noise(sample_rate))
 
     def call(self, audio: Tensor, seed: Tensor, silent: Tensor) -> Tensor:
         """`silent`: bool (batch,), which clips to replace."""
@@ -302,34 +298,6 @@ def _cut(rows: Tensor, audio: Tensor, seed: Tensor, places: Tensor | None = None
     start = start if places is None else tf.gather(start, places)
     noise = tf.gather(rows, (start + tf.range(needed)) % count)
     return tf.cast(tf.reshape(noise, (-1, needed * _ROW))[:, :samples], tf.float32)
-
-
-def _coloured_noise(exponent: float, samples: int, generator: np.random.Generator) -> np.ndarray:
-    """(samples,) int16, see _at_level."""
-    spectrum = np.fft.rfft(generator.standard_normal(samples))
-    noise = np.fft.irfft(spectrum * np.maximum(np.arange(len(spectrum)), samples / 800) ** (-exponent / 2), samples)
-    return _at_level(noise)
-
-
-def _harmonic_sound(samples: int, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
-    """(samples,) int16 at the same level: 20 harmonics of a pitch of 60 to 1500 Hz, with pauses, in some noise."""
-    points = np.sort(generator.uniform(0, samples, samples // (sample_rate // 4)))
-    time = np.arange(samples)
-    octaves = np.interp(time, points, generator.uniform(0, np.log2(1500 / 60), len(points)))
-    loudness = np.interp(time, points, np.maximum(0, generator.uniform(-0.5, 1, len(points))))
-    hz = 60 * 2**octaves
-    phase, sound = 2 * np.pi * np.cumsum(hz) / sample_rate, np.zeros(samples)
-    slope = generator.uniform(0.3, 2.0)
-    for number in range(1, 21):
-        inside = number * hz < 0.45 * sample_rate
-        sound += inside * number**-slope * np.sin(number * phase + generator.uniform(0, 2 * np.pi))
-    noise = generator.standard_normal(samples) * 10 ** generator.uniform(-2, -0.5)
-    return _at_level(loudness * sound / sound.std() + noise)
-
-
-def _at_level(sound: np.ndarray) -> np.ndarray:
-    """int16 with an RMS level of -30 dBFS."""
-    return np.round(np.clip(sound / sound.std() * 10**-1.5, -1, 1) * 32767).astype(np.int16)
 
 
 class Microphone(_Augmentation):
@@ -501,6 +469,8 @@ def build_phrase_augmentation(
 def _waveform_parts(settings: AugmentSettings, sample_rate: int, noise: np.ndarray | None) -> dict[int, _Augmentation]:
     """By the number that its draws hang on: a part switched off leaves those of the others as they are."""
     parts = {}
+    if settings.generated_noise:
+        noise = np.concatenate([np.zeros(0, np.int16) if noise is None else noise, generated_noise(sample_rate)])
     if settings.speed not in (None, (1, 1)):
         parts[0] = Speed(*settings.speed)
     if settings.time_shift_ms:

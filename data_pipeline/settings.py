@@ -174,6 +174,8 @@ class AugmentSettings(Settings):
     """Share of the clips that get background noise."""
     snr_db: Range = (0.0, 25.0)
     """Signal-to-noise ratio of those clips."""
+    generated_noise: bool = False
+    """Background noise is cut from four minutes of generated noise too, as if they were one more recording."""
     fresh_silence: bool = True
     """Training's `_silence_` is cut anew at each step: half from the noise recordings, half from generated noise."""
     fresh_unknown: bool = False
