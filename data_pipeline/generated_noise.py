@@ -60,7 +60,7 @@ def _bursts(number: int, sample_rate: int, generator: np.random.Generator) -> np
 
 
 def _loudness(points_a_second: float, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
-    """Factors of 0.01, a quarter of the time, to 1, between points at random."""
+    """Factors of 0.01 to 1, straight lines between points at random, of which a third are at the bottom."""
     samples = SECONDS_EACH * sample_rate
     points = np.sort(generator.uniform(0, samples, round(points_a_second * SECONDS_EACH)))
     return np.interp(np.arange(samples), points, np.maximum(0.01, generator.uniform(-0.5, 1, len(points))))

@@ -178,10 +178,11 @@ def _limits(facts: Facts) -> str:
 
 def _noise(facts: Facts) -> str:
     augment = facts.config["augment"]
-    if not augment["noise_probability"] or facts.noise is False:  # without recordings the settings are of no effect
+    has_noise = augment["generated_noise"] or facts.noise
+    if not augment["noise_probability"] or has_noise is False:  # with nothing to add the settings are of no effect
         return "no added noise"
     low, high = augment["snr_db"]
-    return f"noise at {low:g} to {high:g} dB{'' if facts.noise else ', if the corpus had any'}"
+    return f"noise at {low:g} to {high:g} dB{'' if has_noise else ', if the corpus had any'}"
 
 
 def _usage(facts: Facts, proofs: list[Proof]) -> str:

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from data_pipeline.augmentation import build_vocal_tract
 from data_pipeline.clip_index import ClipIndex
 from data_pipeline.dataset import TrainingData, evaluation_batches, feature_batches
 from data_pipeline.errors import UserError
@@ -84,7 +85,8 @@ def plan_training(config: Config, strategy: tf.distribute.Strategy | None = None
 
     Raises:
         UserError: nothing prepared, or with other settings; no training or validation clips; fewer clips than a batch;
-            a batch that the devices can't share evenly; a run that is needed isn't finished.
+            a batch that the devices can't share evenly; a run that is needed isn't finished; a vocal tract that leaves
+            a mel band empty.
     """
     strategy = strategy or choose_strategy()
     shards, batch_size = config.corpus.shards, config.training.batch_size
@@ -95,6 +97,7 @@ def plan_training(config: Config, strategy: tf.distribute.Strategy | None = None
         for split in ("train", "validation", "test")
     }
     front_end = FrontEnd.from_settings(config.front_end, config.corpus.sample_rate)
+    build_vocal_tract(config.augment, front_end)  # for its error
     left_out = []
     if config.model.head == "ctc":
         source = training_phrases(config, labels, front_end)

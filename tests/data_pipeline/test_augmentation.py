@@ -410,6 +410,17 @@ def test_settings_switch_parts_off():
         np.testing.assert_array_equal(build_waveform_augmentation(settings, RATE, no_noise)(audio, seeded()), audio)
 
 
+@pytest.mark.parametrize("recorded_minutes", [0, 4])
+def test_generated_noise_is_cut_as_if_it_were_one_more_recording(recorded_minutes):
+    audio = random_clips(400, 1600)
+    recorded = np.where(np.arange(recorded_minutes * 60 * RATE) % 2, 800, -800).astype(np.int16)  # a tone
+    settings = AugmentSettings(**OFF | {"noise_probability": 1, "snr_db": (0, 0), "generated_noise": True})
+    added = build_waveform_augmentation(settings, RATE, recorded)(audio, seeded()).numpy() - audio
+    np.testing.assert_allclose(power(added), power(audio), rtol=1e-3)
+    is_recorded = np.ptp(np.abs(added), axis=1) < 1e-4
+    assert is_recorded.mean() == pytest.approx(0.5 if recorded_minutes else 0, abs=0.1)
+
+
 PARTS = {
     "speed": {"speed": (0.9, 1.1)},
     "time shift": {"time_shift_ms": 100},

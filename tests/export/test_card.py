@@ -153,6 +153,7 @@ def test_front_end(make_facts):
         ({"augment": {"snr_db": (3, 18)}}, {}, "Trained with noise at 3 to 18 dB"),
         ({"augment": {"noise_probability": 0}}, {}, "Trained with no added noise"),
         ({}, {"noise": False}, "Trained with no added noise"),
+        ({"augment": {"generated_noise": True}}, {"noise": False}, "Trained with noise at 0 to 25 dB; what"),
         ({}, {"noise": None}, "Trained with noise at 0 to 25 dB, if the corpus had any"),
         ({}, {}, "is told to be `_unknown_`"),
         ({}, {"labels": ("ja", "nein")}, "is taken for one of its words"),

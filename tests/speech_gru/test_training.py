@@ -549,6 +549,12 @@ class TestPlan:
         with pytest.raises(UserError, match=r"training\.xla: true needs a single device, and there are 2"):
             plan_training(changed(tiny_config, "training", xla=True), SimpleNamespace(num_replicas_in_sync=2))
 
+    def test_a_vocal_tract_that_empties_a_band(self, tiny_config):
+        many_bands = changed(tiny_config, "front_end", kind="log_mel", mel_bins=80)
+        assert plan_training(many_bands).parameters
+        with pytest.raises(UserError, match=r"hold none once augment\.vocal_tract has moved them by 0\.50"):
+            plan_training(changed(many_bands, "augment", vocal_tract=(0.5, 1)))
+
     def test_nothing_prepared(self, tiny_config, tmp_path):
         with pytest.raises(UserError, match=r"holds no prepared clips.*speech-gru prepare"):
             plan_training(changed(tiny_config, "corpus", shards=tmp_path))
