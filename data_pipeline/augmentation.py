@@ -210,7 +210,8 @@ class FreshUnknown(_Augmentation):
 
     A corpus has few other words, and a recogniser that has heard no others takes most speech for a command. If there is
     other speech, two fifths of the new ones are cuts of it, each the louder of two. Of the rest two thirds are the
-    beginning of one clip of the batch and the end of another, joined near both middles; a third is played backwards.
+    beginning of one clip of the batch and the end of another, joined near both middles, every other time with a piece
+    of a third one's middle between: talk is quicker than words that stand alone. A third is played backwards.
 
     Args:
         sample_rate: in Hz.
@@ -221,6 +222,7 @@ class FreshUnknown(_Augmentation):
     """Of the unknown clips, but for those drawn to be made of silence or of one command; of these, if there is other
     speech; and of the rest."""
     _OVERLAP_SECONDS, _APART_SECONDS = 0.01, 0.12
+    _BETWEEN_SECONDS = (0.08, 0.2)
 
     def __init__(self, sample_rate: int, other_speech: np.ndarray):
         super().__init__()
@@ -229,16 +231,17 @@ class FreshUnknown(_Augmentation):
 
     def call(self, audio: Tensor, seed: Tensor, labels: Tensor, unknown: Tensor, silent: Tensor) -> Tensor:
         """Labels (batch,) of any type that can be compared; bool (batch,): which are unknown, which silent."""
-        distance_seed, choice_seed, place_seed, begin_seed, end_seed, *cut_seeds = tf.unstack(tf.random.split(seed, 7))
+        distance_seed, choice_seed, joint_seed, *cut_seeds = tf.unstack(tf.random.split(seed, 5))
         clips = tf.shape(audio)[0]
-        first, second = tf.unstack(tf.random.stateless_uniform((2,), distance_seed, 1, tf.maximum(2, clips), tf.int32))
+        distances = tf.random.stateless_uniform((3,), distance_seed, 1, tf.maximum(2, clips), tf.int32)
+        first, second, third = tf.unstack(distances)
 
         def of(values, distance):
             return tf.roll(values, distance, axis=0)
 
         # Two halves of one command may be that command.
         differ = (of(labels, first) != of(labels, second)) | of(unknown, first)
-        spoken = ~of(silent, first) & ~of(silent, second)
+        spoken = ~of(silent, first) & ~of(silent, second) & ~of(silent, third)
         choice = _uniform(audio, choice_seed, 0, 1)[:, 0]
         cut = 0.0 if self._speech is None else self._REPLACED * self._CUT
         joint = cut + (self._REPLACED - cut) * self._JOINED
@@ -247,12 +250,14 @@ class FreshUnknown(_Augmentation):
         is_backwards = made & (choice >= joint) & (choice < self._REPLACED)
         # Few of a batch: the others' needn't be made.
         cuts, joined, backwards = (tf.where(chosen)[:, 0] for chosen in (is_cut, is_joined, is_backwards))
-        numbers = tf.range(clips)
-        begin, end = (_level(tf.gather(audio, tf.gather(of(numbers, other), joined))) for other in (first, second))
-        drawn = (_uniform(audio, place_seed, 0.35, 0.65), *self._apart(audio, begin_seed, end_seed))
+
+        def levelled(distance, places):
+            return _level(tf.gather(audio, tf.gather(of(tf.range(clips), distance), places)))
+
+        begin, between, end = (levelled(distance, joined) for distance in (first, third, second))
         new = [
-            (joined, self._joined(begin, end, *(tf.gather(values, joined) for values in drawn))),
-            (backwards, _level(tf.gather(audio, tf.gather(of(numbers, first), backwards)))[:, ::-1]),
+            (joined, self._joined(begin, between, end, joint_seed)),
+            (backwards, levelled(first, backwards)[:, ::-1]),
         ]
         if self._speech is not None:
             one, two = (_cut(self._speech, audio, cut_seed, cuts) for cut_seed in cut_seeds)
@@ -260,20 +265,26 @@ class FreshUnknown(_Augmentation):
         places, words = (tf.concat(parts, axis=0) for parts in zip(*new, strict=True))
         return tf.tensor_scatter_nd_update(audio, places[:, None], words)
 
-    def _apart(self, audio: Tensor, begin_seed: Tensor, end_seed: Tensor) -> tuple[Tensor, Tensor]:
-        """So many samples before and after the joint lie the two clips' middles: (batch,) each."""
-        apart = self._APART_SECONDS * self.sample_rate
-        return _uniform(audio, begin_seed, 0, apart)[:, 0], _uniform(audio, end_seed, 0, apart)[:, 0]
+    def _joined(self, begin: Tensor, between: Tensor, end: Tensor, seed: Tensor) -> Tensor:
+        """`begin` up to a place drawn about the middle of the clip, and `end` from there; half of them with a piece of
+        `between` at that place. The clips' own middles lie a little apart."""
+        place_seed, begin_seed, end_seed, chosen_seed, width_seed = tf.unstack(tf.random.split(seed, 5))
+        samples, rate = tf.cast(tf.shape(begin)[1], tf.float32), self.sample_rate
+        place = _uniform(begin, place_seed, 0.35, 0.65) * samples
+        before, after = (_uniform(begin, drawn, 0, self._APART_SECONDS * rate) for drawn in (begin_seed, end_seed))
+        width = _uniform(begin, width_seed, *(seconds * rate for seconds in self._BETWEEN_SECONDS))
+        half = tf.where(_uniform(begin, chosen_seed, 0, 1) < 0.5, width / 2, 0)
 
-    def _joined(self, begin: Tensor, end: Tensor, place: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        """`begin` up to `place`, a share of the clip, and `end` from there; their middles lie a little apart."""
-        samples = tf.cast(tf.shape(begin)[1], tf.float32)
-        middle = (place[:, 0] - 0.5) * samples
-        begin = _earlier(begin, -tf.cast(middle - before, tf.int32))
-        end = _earlier(end, -tf.cast(middle + after, tf.int32))
-        distance = tf.range(samples)[None] - place * samples
-        weight = tf.clip_by_value(0.5 + distance / (self._OVERLAP_SECONDS * self.sample_rate), 0, 1)
-        return begin * (1 - weight) + end * weight
+        def moved(audio, middle):
+            return _earlier(audio, -tf.cast(middle - samples / 2, tf.int32)[:, 0])
+
+        def share_behind(edge):
+            return tf.clip_by_value(0.5 + (tf.range(samples)[None] - edge) / (self._OVERLAP_SECONDS * rate), 0, 1)
+
+        begin, between = moved(begin, place - half - before), moved(between, place)
+        end = moved(end, place + half + after)
+        behind_begin, behind_between = share_behind(place - half), share_behind(place + half)
+        return begin * (1 - behind_begin) + between * (behind_begin - behind_between) + end * behind_between
 
 
 def _level(audio: Tensor) -> Tensor:
