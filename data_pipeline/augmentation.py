@@ -221,7 +221,7 @@ class FreshUnknown(_Augmentation):
     _REPLACED, _CUT, _JOINED = 0.7, 0.4, 2 / 3
     """Of the unknown clips, but for those drawn to be made of silence or of one command; of these, if there is other
     speech; and of the rest."""
-    _OVERLAP_SECONDS, _APART_SECONDS = 0.01, 0.12
+    _OVERLAP_SECONDS, _APART_SECONDS = 0.01, 0.25
     _BETWEEN_SECONDS = (0.08, 0.2)
 
     def __init__(self, sample_rate: int, other_speech: np.ndarray):
