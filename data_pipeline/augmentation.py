@@ -210,8 +210,9 @@ class FreshUnknown(_Augmentation):
 
     A corpus has few other words, and a recogniser that has heard no others takes most speech for a command. If there is
     other speech, two fifths of the new ones are cuts of it, each the louder of two. Of the rest two thirds are the
-    beginning of one clip of the batch and the end of another, joined near both middles, every other time with a piece
-    of a third one's middle between: talk is quicker than words that stand alone. A third is played backwards.
+    beginning of one clip of the batch and the end of another, each with its middle and a little more, every other time
+    with a piece of a third one's middle between: where words stand alone, most have one syllable, and a recogniser
+    that has heard few others of several takes these for a command that has. A third is played backwards.
 
     Args:
         sample_rate: in Hz.
@@ -267,7 +268,7 @@ class FreshUnknown(_Augmentation):
 
     def _joined(self, begin: Tensor, between: Tensor, end: Tensor, seed: Tensor) -> Tensor:
         """`begin` up to a place drawn about the middle of the clip, and `end` from there; half of them with a piece of
-        `between` at that place. The clips' own middles lie a little apart."""
+        `between` at that place."""
         place_seed, begin_seed, end_seed, chosen_seed, width_seed = tf.unstack(tf.random.split(seed, 5))
         samples, rate = tf.cast(tf.shape(begin)[1], tf.float32), self.sample_rate
         place = _uniform(begin, place_seed, 0.35, 0.65) * samples

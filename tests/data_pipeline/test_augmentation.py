@@ -602,6 +602,25 @@ class TestFreshUnknown:
         assert len(places) > 20
         assert 0.1 < min(places) < max(places) < 0.9
 
+    def test_halves_reach_up_to_a_quarter_of_a_second_beyond_their_middles(self):
+        """Ramps: what is heard tells the time in its own clip; shifted out of its clip it is 0."""
+        time = (np.arange(RATE) / RATE).astype(np.float32)
+        audio = np.repeat(time[None], self.BATCH, axis=0)
+        scale = 0.05 / np.sqrt(np.mean(time**2))
+        ends, starts = [], []
+        for seed in range(40):
+            _, heard = self.made(seed, audio=audio)
+            for clip in heard[(heard != audio).any(axis=1)] / scale:
+                falls = np.flatnonzero(np.diff(clip) < -1e-4)
+                if len(falls) and 0 < np.ptp(falls) < 0.011 * RATE:  # one joint, which takes 10 ms
+                    ends.append(clip[falls[0] - 1])
+                    starts.append(clip[falls[-1] + 2])
+        assert len(ends) > 50
+        assert 0.48 < min(ends) < 0.55
+        assert 0.7 < max(ends) < 0.76
+        assert 0.24 < min(starts) < 0.3
+        assert 0.45 < max(starts) < 0.52
+
     def test_half_of_the_joined_have_a_piece_of_a_third_clip_between(self):
         """Constants of either sign: where the third clip's differs from both others' there are two steps."""
         audio = np.repeat(np.where(np.arange(self.BATCH) % 2, 0.1, -0.1)[:, None], RATE, axis=1).astype(np.float32)
