@@ -210,9 +210,9 @@ class FreshUnknown(_Augmentation):
 
     A corpus has few other words, and a recogniser that has heard no others takes most speech for a command. If there is
     other speech, two fifths of the new ones are cuts of it, each the louder of two. Of the rest two thirds are the
-    beginning of one clip of the batch and the end of another, each with its middle and a little more, every other time
-    with a piece of a third one's middle between: where words stand alone, most have one syllable, and a recogniser
-    that has heard few others of several takes these for a command that has. A third is played backwards.
+    beginning of one clip of the batch and the end of another, to a little beyond their middles, half of them with a
+    piece of a third one's middle between. Such a word has several syllables, where words that stand alone mostly have
+    one: else any longer word would be taken for a longer command. A third is played backwards.
 
     Args:
         sample_rate: in Hz.
@@ -222,8 +222,9 @@ class FreshUnknown(_Augmentation):
     _REPLACED, _CUT, _JOINED = 0.7, 0.4, 2 / 3
     """Of the unknown clips, but for those drawn to be made of silence or of one command; of these, if there is other
     speech; and of the rest."""
-    _OVERLAP_SECONDS, _APART_SECONDS = 0.01, 0.25
-    _BETWEEN_SECONDS = (0.08, 0.2)
+    _OVERLAP_SECONDS = 0.01
+    _BEYOND, _BETWEEN = (0.0, 0.12), (0.08, 0.2)
+    """So far beyond its middle a half goes, and so long is a piece between: in seconds, or of a shorter clip shares."""
 
     def __init__(self, sample_rate: int, other_speech: np.ndarray):
         super().__init__()
@@ -234,30 +235,32 @@ class FreshUnknown(_Augmentation):
         """Labels (batch,) of any type that can be compared; bool (batch,): which are unknown, which silent."""
         distance_seed, choice_seed, joint_seed, *cut_seeds = tf.unstack(tf.random.split(seed, 5))
         clips = tf.shape(audio)[0]
-        distances = tf.random.stateless_uniform((3,), distance_seed, 1, tf.maximum(2, clips), tf.int32)
-        first, second, third = tf.unstack(distances)
+        others = 1 + tf.random.experimental.stateless_shuffle(tf.range(tf.maximum(1, clips - 1)), distance_seed)
+        first, second, third = tf.unstack(tf.tile(others, [3])[:3])  # in a batch of one or two the same again
 
         def of(values, distance):
             return tf.roll(values, distance, axis=0)
 
-        # Two halves of one command may be that command.
-        differ = (of(labels, first) != of(labels, second)) | of(unknown, first)
-        spoken = ~of(silent, first) & ~of(silent, second) & ~of(silent, third)
+        def differ(one, other):  # two pieces of one command may be that command
+            return (of(labels, one) != of(labels, other)) | of(unknown, one)
+
+        spoken = ~of(silent, first) & ~of(silent, second)
         choice = _uniform(audio, choice_seed, 0, 1)[:, 0]
         cut = 0.0 if self._speech is None else self._REPLACED * self._CUT
         joint = cut + (self._REPLACED - cut) * self._JOINED
         is_cut, made = unknown & (choice < cut), unknown & spoken & (choice >= cut)
-        is_joined = made & differ & (choice < joint)
+        is_joined = made & differ(first, second) & (choice < joint)
         is_backwards = made & (choice >= joint) & (choice < self._REPLACED)
         # Few of a batch: the others' needn't be made.
         cuts, joined, backwards = (tf.where(chosen)[:, 0] for chosen in (is_cut, is_joined, is_backwards))
+        may_be_between = differ(third, first) & differ(third, second) & ~of(silent, third)
 
         def levelled(distance, places):
             return _level(tf.gather(audio, tf.gather(of(tf.range(clips), distance), places)))
 
-        begin, between, end = (levelled(distance, joined) for distance in (first, third, second))
+        parts = (levelled(distance, joined) for distance in (first, third, second))
         new = [
-            (joined, self._joined(begin, between, end, joint_seed)),
+            (joined, self._joined(*parts, tf.gather(may_be_between, joined), joint_seed)),
             (backwards, levelled(first, backwards)[:, ::-1]),
         ]
         if self._speech is not None:
@@ -266,21 +269,25 @@ class FreshUnknown(_Augmentation):
         places, words = (tf.concat(parts, axis=0) for parts in zip(*new, strict=True))
         return tf.tensor_scatter_nd_update(audio, places[:, None], words)
 
-    def _joined(self, begin: Tensor, between: Tensor, end: Tensor, seed: Tensor) -> Tensor:
-        """`begin` up to a place drawn about the middle of the clip, and `end` from there; half of them with a piece of
-        `between` at that place."""
+    def _joined(self, begin: Tensor, between: Tensor, end: Tensor, may_be_between: Tensor, seed: Tensor) -> Tensor:
+        """Three batches of clips (n, samples) -> (n, samples): `begin` up to about the middle, `end` from there.
+
+        Half of those that `may_be_between`, bool (n,), have a piece of `between` at that place.
+        """
         place_seed, begin_seed, end_seed, chosen_seed, width_seed = tf.unstack(tf.random.split(seed, 5))
-        samples, rate = tf.cast(tf.shape(begin)[1], tf.float32), self.sample_rate
+        samples = tf.cast(tf.shape(begin)[1], tf.float32)
+        unit = tf.minimum(samples, self.sample_rate)
         place = _uniform(begin, place_seed, 0.35, 0.65) * samples
-        before, after = (_uniform(begin, drawn, 0, self._APART_SECONDS * rate) for drawn in (begin_seed, end_seed))
-        width = _uniform(begin, width_seed, *(seconds * rate for seconds in self._BETWEEN_SECONDS))
-        half = tf.where(_uniform(begin, chosen_seed, 0, 1) < 0.5, width / 2, 0)
+        before, after = (_uniform(begin, drawn, *self._BEYOND) * unit for drawn in (begin_seed, end_seed))
+        has_piece = (_uniform(begin, chosen_seed, 0, 1) < 0.5) & may_be_between[:, None]
+        half = tf.where(has_piece, _uniform(begin, width_seed, *self._BETWEEN) * unit / 2, 0)
 
         def moved(audio, middle):
             return _earlier(audio, -tf.cast(middle - samples / 2, tf.int32)[:, 0])
 
         def share_behind(edge):
-            return tf.clip_by_value(0.5 + (tf.range(samples)[None] - edge) / (self._OVERLAP_SECONDS * rate), 0, 1)
+            overlap = self._OVERLAP_SECONDS * self.sample_rate
+            return tf.clip_by_value(0.5 + (tf.range(samples)[None] - edge) / overlap, 0, 1)
 
         begin, between = moved(begin, place - half - before), moved(between, place)
         end = moved(end, place + half + after)
@@ -440,7 +447,7 @@ def build_waveform_augmentation(
     """Speed, time shift, noise, gain as a function of (audio, seed); what is switched off is absent.
 
     Args:
-        noise: see BackgroundNoise; None or empty: no noise is added.
+        noise: see BackgroundNoise; None or empty: none is recorded. int16 with `generated_noise`.
     """
     parts = _waveform_parts(settings, sample_rate, noise)
 
@@ -481,13 +488,14 @@ def build_phrase_augmentation(
 def _waveform_parts(settings: AugmentSettings, sample_rate: int, noise: np.ndarray | None) -> dict[int, _Augmentation]:
     """By the number that its draws hang on: a part switched off leaves those of the others as they are."""
     parts = {}
-    if settings.generated_noise:
-        noise = np.concatenate([np.zeros(0, np.int16) if noise is None else noise, generated_noise(sample_rate)])
     if settings.speed not in (None, (1, 1)):
         parts[0] = Speed(*settings.speed)
     if settings.time_shift_ms:
         parts[1] = TimeShift(round(settings.time_shift_ms * sample_rate / 1000))
-    if settings.noise_probability and noise is not None and len(noise):
+    noise = np.zeros(0, np.int16) if noise is None else noise
+    if settings.noise_probability and settings.generated_noise:
+        noise = np.concatenate([noise, generated_noise(sample_rate)])
+    if settings.noise_probability and len(noise):
         parts[2] = BackgroundNoise(noise, settings.noise_probability, *settings.snr_db)
     if settings.gain_db not in (None, (0, 0)):
         parts[3] = Gain(*settings.gain_db)

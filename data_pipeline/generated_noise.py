@@ -3,33 +3,44 @@
 from functools import lru_cache
 
 import numpy as np
+import scipy.signal
 
 SECONDS_EACH, SOUNDS_OF_A_KIND = 10, 8
+_LOWEST_HZ = 50.0
+"""Below it speech has nothing, and steep noise nearly all of its power: its level would say little."""
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=1)  # for silence and for background noise
 def generated_noise(sample_rate: int) -> np.ndarray:
-    """24 sounds of 10 s, (samples,) int16, each with an RMS level of -30 dBFS; the same for the same rate.
+    """24 sounds of 10 s, (samples,) int16, each with an RMS level of -30 dBFS; the same for the same rate, read-only.
 
-    A third is noise with a power spectrum of 1 / f ** exponent, from white (0) to beyond brown (2.5), every other one
-    with a loudness that changes (rain, wind, an engine); a third harmonic sounds of changing pitch and loudness, without
-    a voice's formants (animals, machines, music); a third bursts of such noise (knocks, crackle, steps).
+    Eight are noise with a power spectrum of 1 / f ** exponent, from white (0) to beyond brown (2.5), every other one
+    with a loudness that changes (rain, wind, an engine). Eight are harmonic sounds of changing pitch and loudness,
+    without a voice's formants (animals, machines, music), and eight rows of bursts (knocks, crackle, steps).
+
+    Args:
+        sample_rate: in Hz.
     """
     generator = np.random.default_rng(0)
     kinds = (_coloured_noise, _harmonic_sound, _bursts)
-    sounds = [kind(number, sample_rate, generator) for kind in kinds for number in range(SOUNDS_OF_A_KIND)]
-    return np.concatenate([_at_level(sound) for sound in sounds])
+    shares = np.linspace(0, 1, SOUNDS_OF_A_KIND)
+    sounds = [_at_level(kind(share, sample_rate, generator)) for kind in kinds for share in shares]
+    noise = np.concatenate(sounds)
+    noise.flags.writeable = False
+    return noise
 
 
-def _coloured_noise(number: int, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
+def _coloured_noise(share: float, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
+    """`share` of the way from white noise to the steepest."""
     samples = SECONDS_EACH * sample_rate
-    spectrum = np.fft.rfft(generator.standard_normal(samples))
-    exponent = 2.5 * number / (SOUNDS_OF_A_KIND - 1)
-    noise = np.fft.irfft(spectrum * np.maximum(np.arange(len(spectrum)), samples / 800) ** (-exponent / 2), samples)
-    return noise * _loudness(2.0 ** generator.uniform(0, 5), sample_rate, generator) if number % 2 else noise
+    hz = np.fft.rfftfreq(samples, 1 / sample_rate)
+    weights = np.where(hz < _LOWEST_HZ, 0, np.maximum(hz, _LOWEST_HZ) ** (-2.5 * share / 2))
+    noise = np.fft.irfft(np.fft.rfft(generator.standard_normal(samples)) * weights, samples)
+    is_steady = round(share * (SOUNDS_OF_A_KIND - 1)) % 2 == 0
+    return noise if is_steady else noise * _loudness(2 ** generator.uniform(0, 5), sample_rate, generator)
 
 
-def _harmonic_sound(number: int, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
+def _harmonic_sound(_: float, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
     """20 harmonics of a pitch of 60 to 1500 Hz, with pauses, in some noise."""
     samples = SECONDS_EACH * sample_rate
     points = np.sort(generator.uniform(0, samples, 4 * SECONDS_EACH))
@@ -45,17 +56,16 @@ def _harmonic_sound(number: int, sample_rate: int, generator: np.random.Generato
     return _loudness(4, sample_rate, generator) * sound / sound.std() + noise
 
 
-def _bursts(number: int, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
-    """1 to 30 a second, which begin at once and fade within 5 to 200 ms, in some noise."""
+def _bursts(share: float, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
+    """Bursts of noise, 1 to 30 a second, that begin suddenly and fade within 5 to 200 ms, in some noise."""
     samples = SECONDS_EACH * sample_rate
-    a_second = 30 ** (number / (SOUNDS_OF_A_KIND - 1))
-    strikes = np.zeros(samples)
-    count = round(SECONDS_EACH * a_second)
+    strikes, count = np.zeros(samples), round(SECONDS_EACH * 30**share)
     strikes[generator.integers(0, samples, count)] = 10 ** generator.uniform(-1, 0, count)
     fade = generator.uniform(0.005, 0.2) * sample_rate
-    envelope = np.convolve(strikes, np.exp(-np.arange(5 * int(fade)) / fade))[:samples]
+    envelope = scipy.signal.fftconvolve(strikes, np.exp(-np.arange(round(5 * fade)) / fade))[:samples]
     noise = generator.standard_normal(samples)
-    low_passed = np.convolve(noise, np.hanning(generator.integers(3, 30)), mode="same")
+    width = 3 + round(generator.uniform(0, 0.0017) * sample_rate)
+    low_passed = scipy.signal.fftconvolve(noise, np.hanning(width), mode="same")
     return envelope * low_passed / low_passed.std() + 10 ** generator.uniform(-3, -1.5) * noise
 
 

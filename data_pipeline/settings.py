@@ -175,11 +175,11 @@ class AugmentSettings(Settings):
     snr_db: Range = (0.0, 25.0)
     """Signal-to-noise ratio of those clips."""
     generated_noise: bool = False
-    """Background noise is cut from four minutes of generated noise too, as if they were one more recording."""
+    """That noise is cut from four minutes of generated noise, too, as if they were one more recording."""
     fresh_silence: bool = True
     """Training's `_silence_` is cut anew at each step: half from the noise recordings, half from generated noise."""
     fresh_unknown: bool = False
-    """Up to seven tenths of training's `_unknown_` are made anew at each step: halves of other clips joined, clips
+    """Up to seven tenths of training's `_unknown_` are made anew at each step: pieces of other clips joined, clips
     played backwards, cuts of `corpus.other_speech`. For words that no corpus has."""
     time_masks: Annotated[int, Field(ge=0)] = 2
     time_mask_frames: Annotated[int, Field(ge=1)] = 8
