@@ -1,9 +1,11 @@
 """What a threshold costs and what it saves: false commands on speech of other words beside the accuracy on a split.
 
-    python benchmarks/thresholds.py runs/bigru_base_1/export/model.tflite --other ../shared/data/other_speech/mycroft
+    python benchmarks/thresholds.py runs/bigru_base/export/model.tflite --other ../shared/data/other_speech/mycroft
 
 A word that is recognised with less probability than the threshold becomes `_unknown_`. The split is validation, so that
 the test clips have no say in the choice; `speech-gru export RUN --set export.threshold=T` then puts it into the files.
+With --false-commands each word gets a threshold of its own, and the settings that say so are printed: other speech is
+seldom taken for all words alike.
 """
 
 import argparse
@@ -19,9 +21,12 @@ from data_pipeline.labels import SILENCE, UNKNOWN
 from data_pipeline.other_speech import says_one_of
 from data_pipeline.settings import CorpusSettings
 from speech_gru.cli.console import new_table, print_table
+from speech_gru.decision import decide
 from speech_gru.subject import Subject, load_subject
 
 THRESHOLDS = (0, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
+OWN_THRESHOLDS = (0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98)
+"""What a word's own one is chosen from."""
 
 
 def main() -> None:
@@ -37,6 +42,12 @@ def main() -> None:
         help="of a CSV the validation and test speakers alone: the model heard the others",
     )
     parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS, metavar="T")
+    parser.add_argument(
+        "--false-commands",
+        type=float,
+        metavar="SHARE",
+        help="choose each word its own, that so many are left",
+    )
     parser.add_argument("--split", default="validation")
     parser.add_argument("--shards", type=Path)
     arguments = parser.parse_args()
@@ -51,20 +62,52 @@ def main() -> None:
     table = new_table(
         "threshold", f"false commands of {len(other)}", f"{arguments.split} accuracy", "recall of commands"
     )
-    command = np.array([label not in (UNKNOWN, SILENCE) for label in subject.labels])
-    for threshold in arguments.thresholds:
-        right = decide(probabilities, threshold, subject.labels) == truth
-        false = command[decide(other, threshold, subject.labels)].mean()
-        table.add_row(f"{threshold:g}", f"{false:.1%}", f"{right.mean():.2%}", f"{right[command[truth]].mean():.2%}")
+    commands = [label for label in subject.labels if label not in (UNKNOWN, SILENCE)]
+    is_command = np.isin(subject.labels, commands)
+    chosen = {f"{threshold:g}": dict.fromkeys(commands, threshold) for threshold in arguments.thresholds}
+    if arguments.false_commands is not None:
+        chosen["own"] = own_thresholds(other, probabilities, truth, subject.labels, arguments.false_commands)
+    for name, thresholds in chosen.items():
+        right = decide(probabilities, subject.labels, thresholds) == truth
+        false = is_command[decide(other, subject.labels, thresholds)].mean()
+        table.add_row(name, f"{false:.1%}", f"{right.mean():.2%}", f"{right[is_command[truth]].mean():.2%}")
     print_table(table)
+    if "own" in chosen:
+        settings = ", ".join(f"{word}: {threshold:g}" for word, threshold in chosen["own"].items())
+        print(f'own: --set "export.thresholds={{{settings}}}"')
 
 
-def decide(probabilities: np.ndarray, threshold: float, labels: tuple[str, ...]) -> np.ndarray:
-    """The labels' indices, as `Recognizer.recognize` decides."""
-    guesses = probabilities.argmax(axis=1)
-    command = np.array([label not in (UNKNOWN, SILENCE) for label in labels])
-    unsure = command[guesses] & (probabilities.max(axis=1) < threshold)
-    return np.where(unsure, labels.index(UNKNOWN), guesses)
+def own_thresholds(
+    other: np.ndarray, probabilities: np.ndarray, truth: np.ndarray, labels: tuple[str, ...], share: float
+) -> dict[str, float]:
+    """Each command's threshold: of those with which at most `share` of other speech is left, the ones that lose least.
+
+    What is lost is counted in shares of each command's clips. Each word's threshold is the one with the least of lost
+    clips and price times false commands (Lagrange), and the price the lowest one that does. A word that little other
+    speech was taken for counts as if it had the words' mean of false commands as well.
+
+    Args:
+        other: probabilities of other speech, (clips, labels).
+        probabilities, truth: of clips whose label is known, (clips, labels) and (clips,).
+    """
+    commands = [number for number, label in enumerate(labels) if label not in (UNKNOWN, SILENCE)]
+    levels = np.array(OWN_THRESHOLDS)[:, None]
+
+    def counts(found: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """(levels,): for how many of the chosen clips the most probable label reaches each level."""
+        return (found.max(axis=1)[chosen] >= levels).sum(axis=1)
+
+    guesses, right = other.argmax(axis=1), probabilities.argmax(axis=1) == truth
+    false = np.array([counts(other, guesses == command) for command in commands])
+    kept = np.array(
+        [counts(probabilities, right & (truth == command)) / max(1, (truth == command).sum()) for command in commands]
+    )
+    feared = (false + false.mean(axis=0)) / len(other)
+    for price in np.geomspace(1e-3, 1e6, 1000):
+        best = (price * feared - kept).argmin(axis=1)
+        if false[np.arange(len(commands)), best].sum() <= share * len(other):
+            break
+    return {labels[command]: OWN_THRESHOLDS[level] for command, level in zip(commands, best, strict=True)}
 
 
 def files_without_commands(source: Path, labels: tuple[str, ...], held_out: bool) -> list[Path]:

@@ -163,17 +163,27 @@ def _length(facts: Facts) -> str:
 
 
 def _limits(facts: Facts) -> str:
-    threshold = facts.config["export"]["threshold"]
     unknown = "is told to be `_unknown_`" if "_unknown_" in facts.labels else "is taken for one of its words"
     if facts.config["corpus"]["tokens"] in ("characters", "phonemes"):
         unknown = "is written as it sounds"
-    unsure = f" A word with a probability below {threshold:g} is reported as `_unknown_`." if threshold else ""
+    unsure = ""
+    if facts.thresholds:
+        unsure = f" A word with a probability below {_thresholds(facts)} is reported as `_unknown_`."
     return (
         f"## Operating limits\n\nTrained with {_noise(facts)}; what is louder was not heard in training. "
         f"Speech of other words {unknown}, not always rightly: the figures above hold for voices, rooms and "
         f"microphones like the corpus's.{unsure} Nothing was measured by age, sex or accent of the speakers. Not for "
         "use where a missed or a wrong word does harm."
     )
+
+
+def _thresholds(facts: Facts) -> str:
+    words = [label for label in facts.labels if not label.startswith("_")]
+    values = {facts.thresholds.get(word) for word in words}
+    if len(values) == 1:
+        return f"{values.pop():g}"
+    of_words = ", ".join(f"{word} {value:g}" for word, value in facts.thresholds.items())
+    return f"its own threshold ({of_words})"
 
 
 def _noise(facts: Facts) -> str:

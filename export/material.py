@@ -253,7 +253,7 @@ def _scores(logits: np.ndarray, truth: np.ndarray, description: Artefact) -> dic
 def describe_run(run: Run) -> Artefact:
     """What the float32 file for clips says about itself.
 
-    Raises UserError if there is a threshold, but no label for what stays below it.
+    Raises UserError if there is a threshold, but no label for what stays below it, or one for an unknown word.
     """
     config = run.config
     front_end = config.front_end.model_dump(mode="json")
@@ -268,15 +268,22 @@ def describe_run(run: Run) -> Artefact:
     )
     if config.model.head == "ctc":
         return describe_phrases(run, description)
-    threshold = config.export.threshold
-    if threshold and UNKNOWN not in run.labels:
-        raise UserError(
-            f"export.threshold ({threshold:g}) makes unsure words {UNKNOWN}, a label that this run "
-            f"doesn't have; it knows: {', '.join(run.labels)}. Pass --set export.threshold=0, or train with "
-            "corpus.unknown_share above 0"
-        )
     words = [label for label in run.labels if not label.startswith("_")]
-    return replace(description, thresholds=dict.fromkeys(words, threshold) if threshold else {})
+    if strangers := sorted(set(config.export.thresholds) - set(words)):
+        raise UserError(
+            f"export.thresholds has {strangers[0]!r}, which is none of the run's words; it knows: {', '.join(words)}"
+        )
+    thresholds = dict.fromkeys(words, config.export.threshold) | config.export.thresholds
+    thresholds = {word: threshold for word, threshold in thresholds.items() if threshold}
+    if not thresholds:
+        return description
+    if UNKNOWN not in run.labels:
+        raise UserError(
+            f"export.threshold and export.thresholds make unsure words {UNKNOWN}, a label that this run doesn't have; "
+            f"it knows: {', '.join(run.labels)}. Pass --set export.threshold=0, or train with corpus.unknown_share "
+            "above 0"
+        )
+    return replace(description, thresholds=thresholds)
 
 
 def _stream(front_end: FrontEnd, state: FrontEndState, encoder: Encoder, description: Artefact) -> Stream | str:

@@ -35,8 +35,8 @@ def describe_phrases(run: Run, clip: Artefact) -> Artefact:
     from speech_gru.phrase_training import known_words, least_samples, token_kind
 
     config = run.config
-    if config.export.threshold:
-        raise UserError("export.threshold is for single words; leave it out with model.head: ctc")
+    if config.export.threshold or config.export.thresholds:
+        raise UserError("export.threshold and thresholds are for single words; leave them out with model.head: ctc")
     seconds, least = config.export.window_seconds, least_samples(config, run.front_end)
     window = round(seconds * config.corpus.sample_rate)
     if window < least:

@@ -19,6 +19,7 @@ from data_pipeline.settings import (
     Settings,
     Share,
     UserPath,
+    Word,
 )
 
 SHIPPED = Path(__file__).resolve().parents[1] / "configs"
@@ -157,6 +158,8 @@ class ExportSettings(Settings):
     accuracy_loss: AccuracyLoss = AccuracyLoss()
     threshold: Share = 0.0
     """A word that is recognised with less probability becomes `_unknown_`."""
+    thresholds: dict[Word, Share] = Field(default_factory=dict)
+    """Thresholds of single words, in the place of `threshold`: for those that other speech is often taken for."""
     window_seconds: Annotated[float, Field(gt=0, le=60)] = 6.0
     """With a CTC head: so much audio a file for clips takes at once; longer audio is cut into windows that overlap."""
     decoding: Literal["greedy", "beam", "words"] = "greedy"

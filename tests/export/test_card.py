@@ -164,6 +164,20 @@ def test_limits(make_facts, config, changed, words):
     assert words in sections(model_card(make_facts(config, **changed), PROOFS))["Operating limits"]
 
 
+@pytest.mark.parametrize(
+    ("thresholds", "words"),
+    [
+        ({"ja": 0.7, "nein": 0.7}, " A word with a probability below 0.7 is reported"),
+        ({"ja": 0.7, "nein": 0.95}, " below its own threshold (ja 0.7, nein 0.95) is reported as `_unknown_`."),
+        ({"ja": 0.7}, " below its own threshold (ja 0.7) is reported"),
+    ],
+)
+def test_thresholds(make_facts, thresholds, words):
+    facts = make_facts(labels=("ja", "nein", "_unknown_"), thresholds=thresholds)
+    assert words in sections(model_card(facts, PROOFS))["Operating limits"]
+    assert "is reported" not in sections(model_card(make_facts(), PROOFS))["Operating limits"]
+
+
 def test_how_to_run_it(make_facts):
     text = sections(model_card(make_facts(), PROOFS))["How to run it"]
     assert "speech-gru recognize model.tflite some.wav" in text

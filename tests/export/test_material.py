@@ -62,18 +62,36 @@ def test_description(subject, run, tiny_run):
     assert (about.run, about.thresholds, about.kind) == (tiny_run.name, {}, "clip")
 
 
+def described(run, **export):
+    """What a file of the run says with these settings of the section export."""
+    changed = run.config.export.model_copy(update=export)
+    return material.describe_run(replace(run, config=run.config.model_copy(update={"export": changed})))
+
+
 def test_thresholds_are_of_words(run):
-    export = run.config.export.model_copy(update={"threshold": 0.6})
-    about = material.describe_run(replace(run, config=run.config.model_copy(update={"export": export})))
-    assert about.thresholds == {"tief": 0.6, "mittel": 0.6, "höher": 0.6}
+    assert described(run, threshold=0.6).thresholds == {"tief": 0.6, "mittel": 0.6, "höher": 0.6}
 
 
-def test_a_threshold_without_unknown(run):
-    export = run.config.export.model_copy(update={"threshold": 0.6})
-    known = replace(run, config=run.config.model_copy(update={"export": export}), labels=("tief", "_silence_"))
-    message = r"export\.threshold \(0\.6\) makes unsure words _unknown_, .* it knows: tief, _silence_\. Pass --set"
+def test_a_word_may_have_a_threshold_of_its_own_or_none(run):
+    own = described(run, threshold=0.6, thresholds={"mittel": 0.9, "höher": 0}).thresholds
+    assert own == {"tief": 0.6, "mittel": 0.9}
+    # Where the others have none a stream falls back on its own default for them.
+    assert described(run, thresholds={"tief": 0.7}).thresholds == {"tief": 0.7}
+    assert described(run, thresholds={"tief": 0}).thresholds == {}
+
+
+@pytest.mark.parametrize("stranger", ["laut", "_unknown_"])
+def test_a_threshold_of_no_word(run, stranger):
+    message = rf"export\.thresholds has '{stranger}', which is none of the run's words; it knows: tief, mittel, höher"
     with pytest.raises(UserError, match=message):
-        material.describe_run(known)
+        described(run, thresholds={stranger: 0.5})
+
+
+@pytest.mark.parametrize("export", [{"threshold": 0.6}, {"thresholds": {"tief": 0.6}}])
+def test_a_threshold_without_unknown(run, export):
+    message = r"threshold and export\.thresholds make unsure words _unknown_, .* it knows: tief, _silence_\. Pass --set"
+    with pytest.raises(UserError, match=message):
+        described(replace(run, labels=("tief", "_silence_")), **export)
 
 
 def test_scores_with_thresholds(subject, run):

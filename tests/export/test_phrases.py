@@ -274,8 +274,9 @@ def test_only_silence(composed_run, tmp_path):
 
 
 def test_words_have_thresholds_but_phrases_do_not(make_run, tmp_path):
-    with pytest.raises(UserError, match=r"export\.threshold is for single words; leave it out with model\.head: ctc"):
-        gather_here(make_run(False), tmp_path, "export.threshold=0.5")
+    for setting in ("export.threshold=0.5", "export.thresholds={ab: 0.5}"):
+        with pytest.raises(UserError, match=r"threshold and thresholds are for single words; .* model\.head: ctc"):
+            gather_here(make_run(False), tmp_path, setting)
 
 
 def test_the_words_of_the_training_texts(run):

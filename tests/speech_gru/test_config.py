@@ -204,10 +204,13 @@ class TestExport:
         assert load().export.threshold == 0
 
     def test_one_by_an_option(self, load):
+        assert load("", "export.thresholds={no: 0.5, zero: 0.9}").export.thresholds == {"no": 0.5, "zero": 0.9}
         assert load("", "export.accuracy_loss.int8=2").export.accuracy_loss == AccuracyLoss(int8=2)
 
     def test_it_survives_the_dump(self, load, tmp_path):
-        config = load("export: {accuracy_loss: {dynamic_range: 0.7}, threshold: 1, data: 'yes', data_licence: '1e5'}\n")
+        more = "thresholds: {yes: 0.5, 'on': 0.7}, data: 'yes', data_licence: '1e5'"
+        config = load(f"export: {{accuracy_loss: {{dynamic_range: 0.7}}, threshold: 1, {more}}}\n")
+        assert config.export.thresholds == {"yes": 0.5, "on": 0.7}
         (tmp_path / "mine.yaml").write_text(dump_config(config), encoding="utf-8")
         assert load_config(tmp_path / "mine.yaml") == config
 
@@ -216,6 +219,7 @@ class TestExport:
         [
             ("logits_tolerance: 0", "export.logits_tolerance: expected greater than 0, got 0"),
             ("threshold: 1.1", "export.threshold: expected less than or equal to 1, got 1.1"),
+            ("thresholds: {zero: 2}", "export.thresholds.zero: expected less than or equal to 1, got 2"),
             ("threshold: -0.1", "export.threshold: expected greater than or equal to 0, got -0.1"),
             ("accuracy_loss: 3", "export.accuracy_loss: expected a section (lines of KEY: VALUE below it), got 3"),
             (
