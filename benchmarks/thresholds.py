@@ -4,8 +4,8 @@
 
 A word that is recognised with less probability than the threshold becomes `_unknown_`. The split is validation, so that
 the test clips have no say in the choice; `speech-gru export RUN --set export.threshold=T` then puts it into the files.
-With --false-commands each word gets a threshold of its own, and the settings that say so are printed: other speech is
-seldom taken for all words alike.
+What a file has itself is shown, too. With --false-commands each word gets a threshold of its own, and the settings that
+say so are printed: other speech is seldom taken for all words alike.
 """
 
 import argparse
@@ -65,6 +65,8 @@ def main() -> None:
     commands = [label for label in subject.labels if label not in (UNKNOWN, SILENCE)]
     is_command = np.isin(subject.labels, commands)
     chosen = {f"{threshold:g}": dict.fromkeys(commands, threshold) for threshold in arguments.thresholds}
+    if subject.thresholds:
+        chosen["the file's"] = subject.thresholds
     if arguments.false_commands is not None:
         chosen["own"] = own_thresholds(other, probabilities, truth, subject.labels, arguments.false_commands)
     for name, thresholds in chosen.items():

@@ -31,9 +31,10 @@ def _head(facts: Facts) -> str:
     model = facts.config["model"]
     encoder = f"{model['layers']} x {'bidirectional ' if model['bidirectional'] else ''}GRU-{model['units']}"
     if model["convolution_filters"]:
-        encoder = f"{model['convolution_layers']} convolutions of {model['convolution_filters']} filters, {encoder}"
+        encoder = f"{_convolutions(model['convolution_layers'])} of {model['convolution_filters']} filters, {encoder}"
     if stem := model["stem_filters"]:
-        encoder = f"{len(stem)} convolutions over time and frequency of {'/'.join(map(str, stem))} filters, {encoder}"
+        filters = "/".join(map(str, stem))
+        encoder = f"{_convolutions(len(stem))} over time and frequency of {filters} filters, {encoder}"
     outputs, is_ctc = ", ".join(facts.labels), model["head"] == "ctc"
     what, of = ("phrases", "Its tokens") if is_ctc else ("commands", "It tells apart")
     end = "a CTC head" if is_ctc else f"{model['pooling']} pooling"
@@ -43,6 +44,10 @@ def _head(facts: Facts) -> str:
         f"{encoder}, {end}; {facts.parameters:,} parameters, "
         f"{facts.multiply_adds:,} multiply-adds {_unit(facts)}."
     )
+
+
+def _convolutions(count: int) -> str:
+    return f"{count} convolution{'s' if count > 1 else ''}"
 
 
 def _unit(facts: Facts) -> str:

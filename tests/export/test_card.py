@@ -51,11 +51,12 @@ def test_the_model(make_facts):
     settings = {"convolution_filters": 64, "convolution_layers": 2, "bidirectional": False, "units": 96}
     head = model_card(make_facts({"model": settings}), PROOFS).partition("## Data")[0]
     assert "2 convolutions of 64 filters, 2 x GRU-96" in head
-    for filters, said in (([8], "8 filters"), ([8, 12, 12], "8/12/12 filters")):
-        config = {"model": settings | {"stem_filters": filters}, "front_end": {"kind": "log_mel"}}
-        head = model_card(make_facts(config), PROOFS)
-        said = f"{len(filters)} convolutions over time and frequency of {said}"
-        assert f"{said}, 2 convolutions of 64 filters, 2 x GRU-96" in head
+    one = "1 convolution over time and frequency of 8 filters, 1 convolution of 64 filters, 2 x GRU-96"
+    three = "3 convolutions over time and frequency of 8/12/12 filters, 2 convolutions of 64 filters, 2 x GRU-96"
+    for filters, layers, said in (([8], 1, one), ([8, 12, 12], 2, three)):
+        changed = settings | {"stem_filters": filters, "convolution_layers": layers}
+        head = model_card(make_facts({"model": changed, "front_end": {"kind": "log_mel"}}), PROOFS)
+        assert said in head
 
 
 def test_data_and_licence(make_facts):
