@@ -1,14 +1,18 @@
 """What a threshold costs and what it saves: false commands on speech of other words beside the accuracy on a split.
 
-    python benchmarks/thresholds.py runs/bigru_base/export/model.tflite --other ../shared/data/other_speech/mycroft
+    python benchmarks/thresholds.py runs/bigru_base/export/model_dynamic_range.tflite \\
+        --other ../shared/data/other_speech/mycroft --false-commands 0.03
 
 A word that is recognised with less probability than the threshold becomes `_unknown_`. The split is validation, so that
 the test clips have no say in the choice; `speech-gru export RUN --set export.threshold=T` then puts it into the files.
-What a file has itself is shown, too. With --false-commands each word gets a threshold of its own, and the settings that
-say so are printed: other speech is seldom taken for all words alike.
+What a file has itself is shown, too. With --false-commands each word gets a threshold of its own, and the setting that
+says so is printed: other speech is seldom taken for all words alike. They are chosen on the clips of --other; of others
+expect more.
 """
 
 import argparse
+import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +50,7 @@ def main() -> None:
         "--false-commands",
         type=float,
         metavar="SHARE",
-        help="choose each word its own, that so many are left",
+        help="give each word its own threshold, so that at most this share of --other is taken for a command",
     )
     parser.add_argument("--split", default="validation")
     parser.add_argument("--shards", type=Path)
@@ -75,8 +79,21 @@ def main() -> None:
         table.add_row(name, f"{false:.1%}", f"{right.mean():.2%}", f"{right[is_command[truth]].mean():.2%}")
     print_table(table)
     if "own" in chosen:
-        settings = ", ".join(f"{word}: {threshold:g}" for word, threshold in chosen["own"].items())
-        print(f'own: --set "export.thresholds={{{settings}}}"')
+        _print_own(chosen["own"], other, subject.labels)
+        left = is_command[decide(other, subject.labels, chosen["own"])].mean()
+        if left > arguments.false_commands:
+            parser.exit(1, f"thresholds up to {OWN_THRESHOLDS[-1]:g} leave {left:.1%}; take more, or train otherwise\n")
+
+
+def _print_own(thresholds: dict[str, float], other: np.ndarray, labels: tuple[str, ...]) -> None:
+    """Each word's, with what it is for, and the setting."""
+    table = new_table("word", "own threshold", "other clips taken for it without", "with it")
+    guesses, best = other.argmax(axis=1), other.max(axis=1)
+    for word, threshold in thresholds.items():
+        taken = guesses == labels.index(word)
+        table.add_row(word, f"{threshold:g}", str(taken.sum()), str((taken & (best >= threshold)).sum()))
+    print_table(table)
+    print(shlex.join(["--set", f"export.thresholds={json.dumps(thresholds, ensure_ascii=False)}"]))
 
 
 def own_thresholds(
@@ -85,8 +102,9 @@ def own_thresholds(
     """Each command's threshold: of those with which at most `share` of other speech is left, the ones that lose least.
 
     What is lost is counted in shares of each command's clips. Each word's threshold is the one with the least of lost
-    clips and price times false commands (Lagrange), and the price the lowest one that does. A word that little other
-    speech was taken for counts as if it had the words' mean of false commands as well.
+    clips and price times false commands (Lagrange), and the price the lowest one that does; if none does, the highest.
+    A word that little other speech was taken for counts as if it had the words' mean of false commands as well, and a
+    word without clips as if it lost as the words do on average.
 
     Args:
         other: probabilities of other speech, (clips, labels).
@@ -101,12 +119,12 @@ def own_thresholds(
 
     guesses, right = other.argmax(axis=1), probabilities.argmax(axis=1) == truth
     false = np.array([counts(other, guesses == command) for command in commands])
-    kept = np.array(
-        [counts(probabilities, right & (truth == command)) / max(1, (truth == command).sum()) for command in commands]
-    )
+    clips = np.array([(truth == command).sum() for command in commands])
+    found = np.array([counts(probabilities, right & (truth == command)) for command in commands])
+    kept = np.where(clips[:, None] > 0, found / np.maximum(1, clips[:, None]), found.sum(axis=0) / max(1, clips.sum()))
     feared = (false + false.mean(axis=0)) / len(other)
-    for price in np.geomspace(1e-3, 1e6, 1000):
-        best = (price * feared - kept).argmin(axis=1)
+    for price in np.geomspace(1e-3, 1e3, 1000):
+        best = (price * feared - kept).argmin(axis=1)  # the lowest of equals
         if false[np.arange(len(commands)), best].sum() <= share * len(other):
             break
     return {labels[command]: OWN_THRESHOLDS[level] for command, level in zip(commands, best, strict=True)}

@@ -1,9 +1,15 @@
 """Each word's own threshold, on probabilities of which the best choice is plain."""
 
+import shlex
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from benchmarks import thresholds
 from benchmarks.thresholds import OWN_THRESHOLDS, own_thresholds
+from speech_gru.config import load_config
 
 LABELS = ("a", "b", "_unknown_")
 
@@ -41,11 +47,34 @@ def test_words_without_false_commands_have_the_lowest(heard):
     assert own_thresholds(rows(2, [0.9] * 10), *heard, LABELS, 0) == dict.fromkeys("ab", OWN_THRESHOLDS[0])
 
 
-def test_a_word_without_clips(heard):
-    own = own_thresholds(rows(1, [0.9] * 10), rows(0, [0.99]), np.array([0]), LABELS, 0)
-    assert own["b"] > 0.9
+def test_a_word_without_clips_is_taken_to_lose_what_others_do(heard):
+    other = np.concatenate([rows(0, [0.55]), rows(1, [0.55])])
+    assert own_thresholds(other, *heard, LABELS, 0)["b"] < 0.7
+    right, truth = heard
+    assert own_thresholds(other, right[truth == 0], truth[truth == 0], LABELS, 0)["b"] < 0.7
 
 
 def test_more_is_asked_than_thresholds_can_do(heard):
-    own = own_thresholds(rows(0, [0.999] * 10), *heard, LABELS, 0)
+    own = own_thresholds(rows(0, [0.99] * 10), *heard, LABELS, 0)
     assert own.keys() == {"a", "b"}
+
+
+def test_it_prints_a_setting_that_export_reads(monkeypatch, capsys, tmp_path):
+    labels = ("yes", "1", "a, b", "_unknown_")
+    monkeypatch.setattr(thresholds, "load_subject", lambda _: SimpleNamespace(labels=labels, thresholds={"yes": 0.9}))
+    monkeypatch.setattr(thresholds, "files_without_commands", lambda *_: ["some.wav"])
+    other = np.array([[0.8, 0, 0, 0.2], [0, 0, 0, 1]], np.float32)
+    monkeypatch.setattr(thresholds, "predict_files", lambda *_: other)
+    clips = np.eye(4, dtype=np.float32)
+    monkeypatch.setattr(thresholds, "predict_clips", lambda *_: (clips, np.arange(4)))
+    command = ["", "some.tflite", "--other", str(tmp_path), "--shards", str(tmp_path), "--thresholds", "0"]
+    monkeypatch.setattr(sys, "argv", [*command, "--false-commands", "0"])
+    thresholds.main()
+    *_, setting = capsys.readouterr().out.splitlines()
+    option, override = shlex.split(setting)
+    assert option == "--set"
+    assert load_config("demo", [override]).export.thresholds == dict.fromkeys(labels[:3], 0.85)
+    monkeypatch.setattr(thresholds, "predict_files", lambda *_: np.roll(clips, 1, axis=1))
+    with pytest.raises(SystemExit):
+        thresholds.main()
+    assert "leave 75.0%; take more, or train otherwise" in capsys.readouterr().err
