@@ -38,7 +38,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a run directory or a .tflite file")
     parser.add_argument(
-        "--other", type=Path, required=True, help="a folder of speech that holds no command, or a CSV (path,text)"
+        "--other",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="folders of speech that holds no command, or CSVs (path,text)",
     )
     parser.add_argument(
         "--held-out",
@@ -56,11 +60,14 @@ def main() -> None:
     parser.add_argument("--shards", type=Path)
     arguments = parser.parse_args()
     subject = load_subject(arguments.model)
-    if arguments.held_out and arguments.other.is_dir():
-        parser.error("--held-out is for a CSV; nothing says who speaks in a folder")
-    files = files_without_commands(arguments.other, subject.labels, arguments.held_out)
-    if not files:
-        parser.error(f"{arguments.other}: expected speech without a command, found none")
+    files = []
+    for source in arguments.other:
+        if arguments.held_out and source.is_dir():
+            parser.error("--held-out is for a CSV; nothing says who speaks in a folder")
+        found = files_without_commands(source, subject.labels, arguments.held_out)
+        if not found:
+            parser.error(f"{source}: expected speech without a command, found none")
+        files += found
     other = predict_files(subject, files)
     probabilities, truth = predict_clips(subject, arguments.shards or subject.shards(), arguments.split)
     table = new_table(
