@@ -159,7 +159,8 @@ class ExportSettings(Settings):
     threshold: Share = 0.0
     """A word that is recognised with less probability becomes `_unknown_`."""
     thresholds: dict[Word, Share] = Field(default_factory=dict)
-    """Thresholds of single words, in the place of `threshold`: for those that other speech is often taken for."""
+    """Thresholds of single words, in the place of `threshold`: for those that other speech is often taken for. 0: none;
+    a stream then reports the word from 0.7 on."""
     window_seconds: Annotated[float, Field(gt=0, le=60)] = 6.0
     """With a CTC head: so much audio a file for clips takes at once; longer audio is cut into windows that overlap."""
     decoding: Literal["greedy", "beam", "words"] = "greedy"
