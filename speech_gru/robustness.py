@@ -99,6 +99,11 @@ def _at_speed(clips: np.ndarray, speed: float) -> np.ndarray:
     return played[:, -missing // 2 : -missing // 2 + clips.shape[1]]
 
 
+def _within_full_scale(clips: np.ndarray) -> np.ndarray:
+    """Clips that are too loud for any file or microphone, quieter as a whole: noise keeps its distance."""
+    return clips / np.maximum(1, np.abs(clips).max(axis=1, keepdims=True))
+
+
 def load_noise(folder: Path, sample_rate: int) -> list[np.ndarray]:
     """All recordings under a folder, at the sampling rate. Raises UserError if there are none, or one is unusable."""
     names = [name for name in files_under(folder, []) if Path(name).suffix.lower() in AUDIO_SUFFIXES]
@@ -124,6 +129,8 @@ def measure_robustness(
 ) -> list[dict]:
     """For each condition: condition, clips, correct, accuracy, accuracy_interval (Wilson's, 95 %).
 
+    A clip that a condition makes louder than full scale is heard at full scale, its noise as far below it as before.
+
     Args:
         clips: (clips, samples) float32.
         truth: (clips,) index of the label.
@@ -133,7 +140,7 @@ def measure_robustness(
         correct = 0
         for start in range(0, len(clips), _BATCH):
             chance = np.random.default_rng((number, start))
-            spoilt = condition.spoil(clips[start : start + _BATCH], chance)
+            spoilt = _within_full_scale(condition.spoil(clips[start : start + _BATCH], chance))
             correct += int((predict(spoilt).argmax(axis=1) == truth[start : start + _BATCH]).sum())
             progress(number * len(clips) + min(start + _BATCH, len(clips)), len(tried) * len(clips))
         interval = binomtest(correct, len(clips)).proportion_ci(method="wilson")

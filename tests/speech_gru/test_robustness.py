@@ -238,6 +238,22 @@ class TestMeasuring:
         assert (np.triu(noise @ noise.T, 1) > 0.999).sum() < 20, "each clip has its own noise, in all batches"
         np.testing.assert_array_equal(heard[NAMES.index("+100 ms")][:, 100:], clips[:, :-100])
 
+    def test_what_is_too_loud_for_a_file_is_made_quieter_with_its_noise(self):
+        clips, click = np.full((300, 400), 0.5, np.float32), np.zeros(400, np.float32)
+        click[200] = 1  # with as much power as the clip it is 10 times as high
+        heard = []
+
+        def predict(audio: np.ndarray) -> np.ndarray:
+            heard.append(audio)
+            return np.ones((len(audio), self.LABELS), np.float32)
+
+        measure_robustness(predict, clips, np.zeros(300, int), [click], 1000)
+        heard = np.concatenate(heard).reshape(len(NAMES), 300, 400)
+        assert np.abs(heard).max() <= 1
+        loud = heard[NAMES.index("0 dB SNR")]
+        np.testing.assert_allclose(loud.max(axis=1), 1, rtol=1e-6)
+        np.testing.assert_allclose(loud.min(axis=1), 0.5 / 10.5, rtol=1e-5)
+
     def test_twice_the_same(self, many, hiss):
         clips, truth = many
         heard = [[], []]
