@@ -172,7 +172,8 @@ def test_report_folder_cant_be_written(model, speech_gru, tmp_path):
 class TestNoise:
     @pytest.fixture
     def noise(self, tiny_corpus):
-        return tiny_corpus / "_background_noise_"
+        """Recordings of a word, the surest to be in another one's way."""
+        return tiny_corpus / "mittel"
 
     @pytest.mark.parametrize("name", ["", "export/model.tflite"])
     def test_for_programs(self, model, measured, noise, tmp_path, name):
@@ -188,7 +189,7 @@ class TestNoise:
         assert {row["clips"] for row in rows} == {27}
         by_name = {row["condition"]: row["correct"] for row in rows}
         assert by_name["20 dB SNR"] > 20
-        assert by_name["telephone"] < by_name["clean"], "it doesn't carry the tone of a word"
+        assert by_name["0 dB SNR"] < by_name["clean"], "another word is as loud"
 
     def test_for_people(self, model, speech_gru, noise, tmp_path):
         outcome = speech_gru("evaluate", model, "--noise", noise, "--out", tmp_path)
