@@ -271,7 +271,8 @@ def describe_run(run: Run) -> Artefact:
     words = [label for label in run.labels if not label.startswith("_")]
     if strangers := sorted(set(config.export.thresholds) - set(words)):
         raise UserError(
-            f"export.thresholds has {strangers[0]!r}, which is none of the run's words; it knows: {', '.join(words)}"
+            f"export.thresholds has {strangers[0]!r}, which is none of the run's words; it knows: {', '.join(words)}. "
+            "Leave that one out, or all with --set export.thresholds={}"
         )
     thresholds = dict.fromkeys(words, config.export.threshold) | config.export.thresholds
     thresholds = {word: threshold for word, threshold in thresholds.items() if threshold}
@@ -280,8 +281,8 @@ def describe_run(run: Run) -> Artefact:
     if UNKNOWN not in run.labels:
         raise UserError(
             f"export.threshold and export.thresholds make unsure words {UNKNOWN}, a label that this run doesn't have; "
-            f"it knows: {', '.join(run.labels)}. Pass --set export.threshold=0, or train with corpus.unknown_share "
-            "above 0"
+            f"it knows: {', '.join(run.labels)}. Pass --set export.threshold=0 --set export.thresholds={{}}, or train "
+            "with corpus.unknown_share above 0"
         )
     return replace(description, thresholds=thresholds)
 

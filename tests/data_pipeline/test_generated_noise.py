@@ -17,9 +17,7 @@ def kinds() -> np.ndarray:
 
 def test_all_sounds_have_one_level(kinds):
     level = 10 * np.log10((kinds**2).mean(axis=2))
-    assert level.max() < -29.9
-    assert level[:2].min() > -30.5
-    assert level[2].min() > -36  # a few bursts have peaks beyond full scale, which are cut off
+    np.testing.assert_allclose(level, -30, atol=0.05)
 
 
 def test_coloured_noise_falls_by_three_decibels_an_octave_for_each_unit_of_its_exponent(kinds):
@@ -33,7 +31,7 @@ def test_coloured_noise_falls_by_three_decibels_an_octave_for_each_unit_of_its_e
 def test_every_other_coloured_noise_changes_its_loudness(kinds):
     tenths = (kinds[0].reshape(SOUNDS_OF_A_KIND, -1, RATE // 10) ** 2).mean(axis=2)
     spread = np.ptp(10 * np.log10(tenths), axis=1)
-    assert spread[2::2].max() < 12 < spread[1::2].min()  # what changes fast changes within a tenth of a second, too
+    assert spread[::2].max() < 12 < spread[1::2].min()
 
 
 def test_harmonic_sounds_have_peaks_in_their_spectrum_and_pauses(kinds):
@@ -51,7 +49,13 @@ def test_bursts_stand_out_of_what_is_between_them(kinds):
     assert (10 * np.log10(hundredths.max(axis=1) / np.median(hundredths, axis=1)) > 10).all()
 
 
-def test_it_is_the_same_each_time_and_differs_by_rate():
-    before = generated_noise(RATE).copy()
-    assert len(generated_noise(8000)) == len(before) // 2
+def test_it_is_the_same_each_time_and_as_long_at_each_rate():
+    before = generated_noise(RATE)
+    generated_noise.cache_clear()
     np.testing.assert_array_equal(generated_noise(RATE), before)
+    assert len(generated_noise(8000)) == len(before) // 2
+
+
+def test_nobody_changes_what_others_hear():
+    with pytest.raises(ValueError, match="read-only"):
+        generated_noise(RATE)[0] = 1

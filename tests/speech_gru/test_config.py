@@ -205,6 +205,7 @@ class TestExport:
 
     def test_one_by_an_option(self, load):
         assert load("", "export.thresholds={no: 0.5, zero: 0.9}").export.thresholds == {"no": 0.5, "zero": 0.9}
+        assert load("export: {thresholds: {no: 0.5}}\n", "export.thresholds={}").export.thresholds == {}
         assert load("", "export.accuracy_loss.int8=2").export.accuracy_loss == AccuracyLoss(int8=2)
 
     def test_it_survives_the_dump(self, load, tmp_path):
