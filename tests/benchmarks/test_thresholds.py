@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -59,10 +60,18 @@ def test_more_is_asked_than_thresholds_can_do(heard):
     assert own.keys() == {"a", "b"}
 
 
+def test_each_folder_is_measured_with_thresholds_in_which_it_had_no_say(heard):
+    other = rows(0, [0.6] * 10 + [0.75] * 30)
+    own = own_thresholds(other[:10], *heard, LABELS, 0)
+    assert 0.6 < own["a"] <= 0.72  # which stops none of the other folder's
+    assert thresholds.crossed_false_commands(other, np.repeat(["x", "y"], [10, 30]), *heard, LABELS, 0) == 30 / 40
+    assert thresholds.crossed_false_commands(other, np.array(["x", "y"] * 20), *heard, LABELS, 0) == 0
+
+
 def test_it_prints_a_setting_that_export_reads(monkeypatch, capsys, tmp_path):
     labels = ("yes", "1", "a, b", "_unknown_")
     monkeypatch.setattr(thresholds, "load_subject", lambda _: SimpleNamespace(labels=labels, thresholds={"yes": 0.9}))
-    monkeypatch.setattr(thresholds, "files_without_commands", lambda *_: ["some.wav"])
+    monkeypatch.setattr(thresholds, "files_without_commands", lambda *_: [Path("x/some.wav"), Path("y/some.wav")])
     other = np.array([[0.8, 0, 0, 0.2], [0, 0, 0, 1]], np.float32)
     monkeypatch.setattr(thresholds, "predict_files", lambda *_: other)
     clips = np.eye(4, dtype=np.float32)
@@ -70,11 +79,16 @@ def test_it_prints_a_setting_that_export_reads(monkeypatch, capsys, tmp_path):
     command = ["", "some.tflite", "--other", str(tmp_path), "--shards", str(tmp_path), "--thresholds", "0"]
     monkeypatch.setattr(sys, "argv", [*command, "--false-commands", "0"])
     thresholds.main()
-    *_, setting = capsys.readouterr().out.splitlines()
+    *_, setting, expected = capsys.readouterr().out.splitlines()
+    assert expected == "Chosen without a folder's clips, own thresholds leave 50.0% of them (2 folders)."
     option, override = shlex.split(setting)
     assert option == "--set"
-    assert load_config("demo", [override]).export.thresholds == dict.fromkeys(labels[:3], 0.85)
+    config = load_config("demo", [override, "corpus.words=[]"])
+    assert config.export.thresholds == dict.fromkeys(labels[:3], 0.85)
+    monkeypatch.setattr(thresholds, "files_without_commands", lambda *_: [Path("some.wav")] * 4)
     monkeypatch.setattr(thresholds, "predict_files", lambda *_: np.roll(clips, 1, axis=1))
     with pytest.raises(SystemExit):
         thresholds.main()
-    assert "leave 75.0%; take more, or train otherwise" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "leave 75.0%; take more, or train otherwise" in printed.err
+    assert "Chosen without" not in printed.out  # there is one folder
