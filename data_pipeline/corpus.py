@@ -4,6 +4,7 @@ import csv
 import difflib
 import hashlib
 import os
+import posixpath
 import sys
 import unicodedata
 from collections import Counter, defaultdict
@@ -31,7 +32,8 @@ class Clip:
     """One clip to be learnt or tested: where it is, what is said, who says it, what it is for."""
 
     path: str
-    """Relative to the corpus, with forward slashes; absolute for a noise recording that lies elsewhere."""
+    """Relative to the corpus, with forward slashes (../ for those of `train_also`); absolute for a noise recording that
+    lies elsewhere."""
     word: str
     """What the corpus calls it: its folder or label; where a manifest has only a text, the text."""
     split: str
@@ -67,31 +69,27 @@ def read_corpus(settings: CorpusSettings, *, for_test: bool = False) -> Corpus:
     gives them. Clips that the corpus itself calls `_unknown_` or `_silence_` keep that label.
 
     Args:
-        for_test: all clips go into the test split, whatever the corpus says, and words may be missing.
+        for_test: all clips go into the test split, whatever the corpus says, and words may be missing; `train_also`
+            isn't read.
 
     Raises:
         UserError: nothing is there; a word has no clip; words differ only in case; a list or the CSV can't be read.
     """
-    path = settings.path
-    if path.is_dir():
-        root, (clips, rejected, notes, split_notes) = path, _read_folder(path, settings)
-    elif path.is_file():
-        root, (clips, rejected, notes, split_notes) = path.parent, read_csv(path, settings)
-    else:
-        raise UserError(f"corpus.path: {path} is neither a folder of words nor a CSV manifest; it doesn't exist")
-    if not clips:
-        first = f" (first of {len(rejected)} files set aside: {rejected[0][0]}: {rejected[0][1]})" if rejected else ""
-        raise UserError(
-            f"corpus.path: no clip found in {path}; expected a folder a word with audio files in it, or a CSV with the "
-            f"columns path and label{first}"
-        )
+    root, (clips, rejected, notes, split_notes) = _read(settings.path, settings, "corpus.path")
     if for_test:
         clips = [replace(clip, split="test") for clip in clips]
     else:
         notes += split_notes
         clips = list(_give_speakers(clips, settings))
+    words = settings.words or tuple(sorted({clip.word for clip in clips} - {UNKNOWN, SILENCE}))
+    if not for_test:
+        for source in settings.train_also:
+            clips += _read_to_train(source, root, {clip.path for clip in clips}, settings, rejected, notes)
         _require_words(settings.words, {clip.word for clip in clips})
-    words, clips = _label(clips, settings, notes) if settings.tokens is None else _label_phrases(clips, notes)
+    if settings.tokens is None:
+        clips = _label(clips, words, settings, notes)
+    else:
+        words, clips = _label_phrases(clips, notes)
     noise = find_noise(root, settings.noise, notes)
     clips += _cut_silence(noise, clips, root, settings, notes)
     labels = {clip.label for clip in clips}
@@ -110,6 +108,52 @@ def _give_speakers(clips: list[Clip], settings: CorpusSettings) -> Iterator[Clip
 
 Read = tuple[list[Clip], list[tuple[str, str]], list[str], list[str]]
 """Clips without labels; (path, reason) of what was set aside; notes; notes on how the splits came about."""
+
+
+def _read(path: Path, settings: CorpusSettings, setting: str) -> tuple[Path, Read]:
+    """The folder that the clips' paths start from, and what is there. Raises UserError if no clip is."""
+    if path.is_dir():
+        root, read = path, _read_folder(path, settings)
+    elif path.is_file():
+        root, read = path.parent, read_csv(path, settings)
+    else:
+        raise UserError(f"{setting}: {path} is neither a folder of words nor a CSV manifest; it doesn't exist")
+    clips, rejected, _, _ = read
+    if not clips:
+        first = f" (first of {len(rejected)} files set aside: {rejected[0][0]}: {rejected[0][1]})" if rejected else ""
+        raise UserError(
+            f"{setting}: no clip found in {path}; expected a folder a word with audio files in it, or a CSV with the "
+            f"columns path and label{first}"
+        )
+    return root, read
+
+
+def _read_to_train(
+    source: Path,
+    root: Path,
+    known: set[str],
+    settings: CorpusSettings,
+    rejected: list[tuple[str, str]],
+    notes: list[str],
+) -> list[Clip]:
+    """The clips of a further corpus, all to train with, less those that the corpus has itself (`known` paths).
+
+    Their paths start at `root` like all others, so that they are the same wherever the two lie together.
+    """
+    folder, (clips, set_aside, more_notes, _) = _read(source, settings, "corpus.train_also")
+    start = os.path.relpath(os.path.realpath(folder), os.path.realpath(root)).replace(os.sep, "/")
+    if fault := name_fault(start):
+        raise UserError(f"corpus.train_also: {printable(str(source))} can't be used: {fault}; rename the folder")
+    located = [replace(clip, path=posixpath.normpath(f"{start}/{clip.path}"), split="train") for clip in clips]
+    measured = {*settings.validation_speakers, *settings.test_speakers}
+    kept = [clip for clip in located if clip.path not in known and normalize_text(clip.speaker) not in measured]
+    if len(kept) < len(clips):
+        more_notes.append(
+            f"{len(clips) - len(kept)} clips left out: they are there already, or their speakers are to be measured on"
+        )
+    rejected += [(posixpath.normpath(f"{start}/{path}"), reason) for path, reason in set_aside]
+    notes += [f"train_also: {printable(str(source))}: {note}" for note in more_notes]
+    return kept
 
 
 def _read_folder(root: Path, settings: CorpusSettings) -> Read:
@@ -271,14 +315,12 @@ def _require_words(words: Iterable[str], present: set[str]) -> None:
             raise UserError(f"corpus.words: the corpus has no clip of {word!r}{hint}")
 
 
-def _label(clips: list[Clip], settings: CorpusSettings, notes: list[str]) -> tuple[tuple[str, ...], list[Clip]]:
-    """The words to be told apart, and the clips with their labels, less the `_unknown_` ones that are too many."""
-    present = Counter(clip.word for clip in clips)
-    words = settings.words or tuple(sorted(present.keys() - {UNKNOWN, SILENCE}))
-    _refuse_case_twins(present, words)
+def _label(clips: list[Clip], words: tuple[str, ...], settings: CorpusSettings, notes: list[str]) -> list[Clip]:
+    """The clips with their labels, the words to be told apart, less the `_unknown_` ones that are too many."""
+    _refuse_case_twins(Counter(clip.word for clip in clips), words)
     labels = {word: word for word in (*words, SILENCE)}
     labelled = [replace(clip, label=labels.get(clip.word, UNKNOWN)) for clip in clips]
-    return words, list(_limit_unknown(labelled, settings.unknown_share, notes))
+    return list(_limit_unknown(labelled, settings.unknown_share, notes))
 
 
 def _label_phrases(clips: list[Clip], notes: list[str]) -> tuple[tuple[str, ...], list[Clip]]:

@@ -78,7 +78,7 @@ def prepare(
 
 def _prepare(settings: CorpusSettings, progress: Progress, for_test: bool) -> Prepared:
     folder = settings.shards
-    _refuse_foreign_folder(folder, settings.path)
+    _refuse_foreign_folder(folder, (settings.path, *settings.train_also))
     corpus = read_corpus(settings, for_test=for_test)
     other_speech = {} if for_test else find_other_speech(settings, corpus.labels, corpus.notes)
     if settings.tokens == "phonemes":
@@ -154,6 +154,8 @@ def _warnings(counts: dict[tuple[str, str], Count]) -> Iterator[str]:
             yield f"{label!r} has a single speaker: how well others are recognised can't be measured"
         elif "train" not in cells:
             yield f"{label!r} has no clip to train on"
+        elif len(cells) == 1 and len({split for split, _ in counts}) > 1:
+            yield f"{label!r} has clips to train on alone: how well it is recognised can't be measured"
     speakers = {
         split: set().union(*(count.speakers for (name, _), count in counts.items() if name == split)) - {""}
         for split in SPLITS
@@ -175,13 +177,14 @@ def _tables(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.glob("*.csv")) if _SHARD_TABLE.fullmatch(path.name)]
 
 
-def _refuse_foreign_folder(folder: Path, corpus: Path) -> None:
+def _refuse_foreign_folder(folder: Path, corpora: Iterable[Path]) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"corpus.shards: {folder} is a file; expected a folder, new or empty")
-    if corpus.is_dir() and folder.resolve().is_relative_to(corpus.resolve()):
-        raise UserError(
-            f"corpus.shards: {folder} lies in the corpus, {corpus}, which stays as it is; give another folder"
-        )
+    for corpus in corpora:
+        if corpus.is_dir() and folder.resolve().is_relative_to(corpus.resolve()):
+            raise UserError(
+                f"corpus.shards: {folder} lies in the corpus, {corpus}, which stays as it is; give another folder"
+            )
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     if "settings.json" not in names and not all(_LEFTOVER.fullmatch(name) for name in names):
         raise UserError(f"corpus.shards: {folder} holds other files; give an empty or a new folder")

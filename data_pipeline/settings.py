@@ -51,6 +51,10 @@ class CorpusSettings(Settings):
     other_speech: tuple[UserPath, ...] = ()
     """Recordings of speech that holds none of the words, for `augment.fresh_unknown`: folders, files, or CSVs
     (`path,text,speaker`), of which those are taken whose speaker trains and whose text has none of the words."""
+    train_also: tuple[UserPath, ...] = ()
+    """Further corpora, folders of words or CSVs, whose clips are trained with, whatever they say of splits: recordings
+    that nothing shall be measured on, or what `speech-gru synth` made. Their noise recordings aren't taken, nor are
+    clips of validation_speakers and test_speakers. Words that `path` lacks are `_unknown_` unless `words` has them."""
     sample_rate: Annotated[int, Field(ge=8000, le=48000)] = 16000
     """Samples a second; every clip is resampled to it."""
     clip_seconds: Annotated[float, Field(ge=0.01, le=30)] = 1.0

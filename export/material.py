@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_pipeline.errors import UserError
-from data_pipeline.labels import UNKNOWN
 from export.encoder import Encoder, read_encoder
 from export.errors import NotMadeError
 from export.front_end import FrontEndState, convert_front_end, front_end_state
@@ -268,23 +267,7 @@ def describe_run(run: Run) -> Artefact:
     )
     if config.model.head == "ctc":
         return describe_phrases(run, description)
-    words = [label for label in run.labels if not label.startswith("_")]
-    if strangers := sorted(set(config.export.thresholds) - set(words)):
-        raise UserError(
-            f"export.thresholds has {strangers[0]!r}, which is none of the run's words; it knows: {', '.join(words)}. "
-            "Leave that one out, or all with --set export.thresholds={}"
-        )
-    thresholds = dict.fromkeys(words, config.export.threshold) | config.export.thresholds
-    thresholds = {word: threshold for word, threshold in thresholds.items() if threshold}
-    if not thresholds:
-        return description
-    if UNKNOWN not in run.labels:
-        raise UserError(
-            f"export.threshold and export.thresholds make unsure words {UNKNOWN}, a label that this run doesn't have; "
-            f"it knows: {', '.join(run.labels)}. Pass --set export.threshold=0 --set export.thresholds={{}}, or train "
-            "with corpus.unknown_share above 0"
-        )
-    return replace(description, thresholds=thresholds)
+    return replace(description, thresholds=config.export.word_thresholds(run.labels))
 
 
 def _stream(front_end: FrontEnd, state: FrontEndState, encoder: Encoder, description: Artefact) -> Stream | str:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from data_pipeline.errors import UserError
+from data_pipeline.labels import UNKNOWN
 from data_pipeline.settings import (
     AugmentSettings,
     ComposeSettings,
@@ -168,6 +169,29 @@ class ExportSettings(Settings):
     data: str = ""
     """What the model card calls the corpus; empty: its folder's name."""
     data_licence: str = ""
+
+    def word_thresholds(self, labels: Iterable[str]) -> dict[str, float]:
+        """The threshold of each word among a classifier's labels that has one.
+
+        Raises:
+            UserError: `thresholds` has a word that isn't among them, or nothing is `_unknown_` to them.
+        """
+        words = [label for label in labels if not label.startswith("_")]
+        if strangers := sorted(set(self.thresholds) - set(words)):
+            raise UserError(
+                f"export.thresholds has {strangers[0]!r}, which is none of the run's words; it knows: "
+                f"{', '.join(words)}. Leave that one out, or all with --set export.thresholds={{}}"
+            )
+        thresholds = dict.fromkeys(words, self.threshold) | self.thresholds
+        thresholds = {word: threshold for word, threshold in thresholds.items() if threshold}
+        if thresholds and UNKNOWN not in labels:
+            raise UserError(
+                f"export.threshold and export.thresholds make unsure words {UNKNOWN}, a label that this run doesn't "
+                f"have; it knows: {', '.join(labels)}. Pass --set export.threshold=0 --set export.thresholds={{}}, or "
+                "train with corpus.unknown_share above 0"
+            )
+        return thresholds
+
     """The corpus's licence, for the model card."""
 
 

@@ -86,7 +86,7 @@ def plan_training(config: Config, strategy: tf.distribute.Strategy | None = None
     Raises:
         UserError: nothing prepared, or with other settings; no training or validation clips; fewer clips than a batch;
             a batch that the devices can't share evenly; a run that is needed isn't finished; a vocal tract that leaves
-            a mel band empty.
+            a mel band empty; thresholds of words that there aren't.
     """
     strategy = strategy or choose_strategy()
     shards, batch_size = config.corpus.shards, config.training.batch_size
@@ -102,6 +102,8 @@ def plan_training(config: Config, strategy: tf.distribute.Strategy | None = None
     if config.model.head == "ctc":
         source = training_phrases(config, labels, front_end)
         clips["train"], left_out = len(source), source.left_out
+    else:
+        config.export.word_thresholds(labels)  # for its error, which else came after the training
     if config.augment.fresh_unknown and UNKNOWN not in labels:
         raise UserError(
             f"augment.fresh_unknown makes other clips of {UNKNOWN}, and there are none: record some other words, "
@@ -418,8 +420,10 @@ def _check_prepared(corpus: CorpusSettings) -> None:
     file = corpus.shards / "corpus.json"
     try:
         made = json.loads(file.read_text(encoding="utf-8"))
+        # A setting that is younger than the shards has its default there.
+        made = corpus_settings(CorpusSettings(path=corpus.path, shards=corpus.shards, **made))
         changed = [f"corpus.{name}" for name, value in corpus_settings(corpus).items() if made[name] != value]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{file} can't be read; run `speech-gru prepare` again") from error
     if changed:
         raise UserError(

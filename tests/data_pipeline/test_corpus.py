@@ -480,6 +480,77 @@ def test_the_shared_corpus(shared_data):
     assert (len(corpus.labels), corpus.rejected, corpus.notes) == (35, [], [])
 
 
+class TestTrainAlso:
+    @pytest.fixture
+    def corpus(self, tmp_path) -> Path:
+        names = [f"{word}/{speaker}_nohash_0.wav" for word in ("yes", "no", "tree") for speaker in "abc"]
+        root = touch(tmp_path / "corpus", *names)
+        (root / "validation_list.txt").write_text("yes/a_nohash_0.wav\nno/a_nohash_0.wav\n")
+        (root / "testing_list.txt").write_text("yes/b_nohash_0.wav\nno/b_nohash_0.wav\n")
+        return root
+
+    def test_all_its_clips_train_whatever_its_lists_say(self, corpus, tmp_path):
+        more = touch(tmp_path / "more", "yes/x_nohash_0.wav", "_unknown_/y_nohash_0.wav", "house/z_nohash_0.wav")
+        (more / "testing_list.txt").write_text("yes/x_nohash_0.wav\n")
+        alone, both = (read(corpus, words=["yes", "no"], **also) for also in ({}, {"train_also": [more]}))
+        assert both.labels == alone.labels == ("yes", "no", "_unknown_")
+        assert by_path(both, "split") == by_path(alone, "split") | {
+            "../more/yes/x_nohash_0.wav": "train",
+            "../more/_unknown_/y_nohash_0.wav": "train",
+            "../more/house/z_nohash_0.wav": "train",
+        }
+        assert by_path(both, "label")["../more/house/z_nohash_0.wav"] == "_unknown_"
+        assert both.root == corpus
+        assert (both.root / "../more/yes/x_nohash_0.wav").is_file()
+
+    def test_a_manifest_and_a_folder(self, corpus, tmp_path):
+        one = touch(tmp_path / "one", "yes/x_nohash_0.wav")
+        touch(tmp_path / "two", "x.wav")
+        (tmp_path / "two" / "clips.csv").write_text("path,label,speaker,split\nx.wav,no,d,test\n")
+        splits = by_path(read(corpus, train_also=[one, tmp_path / "two" / "clips.csv"]), "split")
+        assert splits["../one/yes/x_nohash_0.wav"] == splits["../two/x.wav"] == "train"
+        assert len(splits) == 11
+
+    @pytest.mark.parametrize("spelling", ["more", "../{parent}/more", "link"])
+    def test_the_same_clips_twice_are_taken_once(self, corpus, tmp_path, spelling):
+        more = touch(tmp_path / "more", "yes/x_nohash_0.wav")
+        (tmp_path / "link").symlink_to(more)
+        made = read(corpus, train_also=[more, tmp_path / spelling.format(parent=tmp_path.name)])
+        assert len(made.clips) == 10
+        assert any("1 clips left out: they are there already" in note for note in made.notes)
+
+    def test_no_clip_of_the_corpus_itself_changes_its_split(self, corpus):
+        assert by_path(read(corpus, train_also=[corpus]), "split") == by_path(read(corpus), "split")
+
+    def test_speakers_to_be_measured_on_are_not_heard(self, corpus, tmp_path):
+        more = touch(tmp_path / "more", "yes/b_nohash_7.wav", "yes/x_nohash_0.wav")
+        splits = by_path(read(corpus, train_also=[more], test_speakers=["b"]), "split")
+        assert splits["../more/yes/x_nohash_0.wav"] == "train"
+        assert "../more/yes/b_nohash_7.wav" not in splits
+
+    def test_its_noise_is_not_taken_and_what_is_wrong_in_it_is_said(self, corpus, tmp_path):
+        more = touch(tmp_path / "more", "yes/x.wav", "yes/notes.doc", "_background_noise_/hum.wav", "_odd_/a.wav")
+        made = read(corpus, train_also=[more])
+        assert not made.noise
+        assert [path for path, _ in made.rejected] == ["../more/yes/notes.doc"]
+        assert f"train_also: {more}: 1 files are no clips of a word: _odd_/a.wav" in made.notes
+
+    def test_measuring_reads_none(self, corpus, tmp_path):
+        assert len(read(corpus, train_also=[tmp_path / "absent"], for_test=True).clips) == 9
+
+    def test_its_words_are_no_new_ones_unless_they_are_asked_for(self, corpus, tmp_path):
+        more = touch(tmp_path / "more", "stop/x_nohash_0.wav")
+        assert read(corpus, train_also=[more]).labels == ("no", "tree", "yes", "_unknown_")
+        assert read(corpus, words=["yes", "stop"], train_also=[more]).labels == ("yes", "stop", "_unknown_")
+
+    @pytest.mark.parametrize(("what", "why"), [("absent", "doesn't exist"), ("empty", "no clip"), ("a\nb", "rename")])
+    def test_what_can_not_be_used(self, corpus, tmp_path, what, why):
+        (tmp_path / "empty").mkdir()
+        touch(tmp_path / "a\nb", "yes/x_nohash_0.wav")
+        with pytest.raises(UserError, match=rf"corpus\.train_also: .*{why}"):
+            read(corpus, train_also=[tmp_path / what])
+
+
 def test_few_speakers_in_a_folder_leave_no_split_empty(tmp_path):
     # By Google's rule alone, all three are in the training split.
     for speaker in ("bea", "berta", "cleo"):

@@ -915,3 +915,27 @@ class TestPhrases:
         prepared = prepare(settings, for_test=True)
         assert self.labels(settings) == ["", "an", "aus", "höher", "licht", ""]
         assert {split for split, _ in prepared.counts} == {"test"}
+
+
+def test_clips_of_another_corpus_train_too(settings, corpus, tmp_path):
+    more = shutil.copytree(corpus / "yes", tmp_path / "more" / "yes").parent
+    (more / "yes" / "broken.wav").write_bytes(b"no audio")
+    prepare(settings)
+    both = settings.model_copy(update={"train_also": (more,)})
+    prepare(both)
+    added = {row.path: row for row in read_manifest(both.shards) if row.path.startswith("../")}
+    assert added.keys() == {f"../more/yes/{path.name}" for path in (corpus / "yes").iterdir()}
+    assert {(row.split, row.label) for row in added.values()} == {("train", "yes")}
+    assert {clip[0] for clip in content(both.shards) - fresh(settings)} == {"train"}
+    assert content(both.shards) == fresh(both)
+    assert "../more/yes/broken.wav" in rejected(both.shards)
+    assert prepare(both).new == 0
+    with pytest.raises(UserError, match="lies in the corpus"):
+        prepare(both.model_copy(update={"shards": more / "shards"}))
+
+
+def test_a_word_that_is_never_measured_is_told(settings, tmp_path, write_clips):
+    more = write_clips("stop/x_nohash_0.wav", "stop/y_nohash_0.wav", folder="more")
+    words = ("yes", "no", "left", "stop")
+    notes = prepare(settings.model_copy(update={"train_also": (more,), "words": words})).notes
+    assert "'stop' has clips to train on alone: how well it is recognised can't be measured" in notes

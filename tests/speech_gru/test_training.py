@@ -589,11 +589,24 @@ class TestPlan:
     def test_a_damaged_folder(self, tiny_config, tiny_shards, tmp_path):
         for name in ("labels.txt", "manifest.csv"):
             (tmp_path / name).write_bytes((tiny_shards / name).read_bytes())
-        for content in (None, "", "[]", "{}"):
+        for content in (None, "", "[]", '{"words": 3}', '{"no_such_setting": 3}'):
             if content is not None:
                 (tmp_path / "corpus.json").write_text(content)
             with pytest.raises(UserError, match=r"corpus\.json can't be read; run `speech-gru prepare` again"):
                 plan_training(changed(tiny_config, "corpus", shards=tmp_path))
+
+    def test_a_setting_that_is_younger_than_the_shards_has_its_default_there(self, tiny_config, tiny_shards, tmp_path):
+        for name in ("labels.txt", "manifest.csv"):
+            (tmp_path / name).write_bytes((tiny_shards / name).read_bytes())
+        made = json.loads((tiny_shards / "corpus.json").read_text(encoding="utf-8"))
+        (tmp_path / "corpus.json").write_text(json.dumps({key: made[key] for key in made if key != "train_also"}))
+        assert plan_training(changed(tiny_config, "corpus", shards=tmp_path)).clips["train"] == 71
+        with pytest.raises(UserError, match=r"prepared with other settings \(corpus\.train_also\)"):
+            plan_training(changed(tiny_config, "corpus", shards=tmp_path, train_also=["more"]))
+
+    def test_thresholds_of_words_that_there_are_not(self, tiny_config):
+        with pytest.raises(UserError, match=r"export\.thresholds has 'laut', which is none of the run's words"):
+            plan_training(changed(tiny_config, "export", thresholds={"laut": 0.5}))
 
     def test_a_single_label(self, tiny_config, tmp_path, write_clips):
         names = [f"ja/s{speaker}.wav" for speaker in range(40)]
