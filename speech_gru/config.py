@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -170,7 +170,7 @@ class ExportSettings(Settings):
     """What the model card calls the corpus; empty: its folder's name."""
     data_licence: str = ""
 
-    def word_thresholds(self, labels: Iterable[str]) -> dict[str, float]:
+    def word_thresholds(self, labels: Sequence[str]) -> dict[str, float]:
         """The threshold of each word among a classifier's labels that has one.
 
         Raises:
