@@ -145,7 +145,7 @@ def _read_to_train(
     if fault := name_fault(start):
         raise UserError(f"corpus.train_also: {printable(str(source))} can't be used: {fault}; rename the folder")
     located = [replace(clip, path=posixpath.normpath(f"{start}/{clip.path}"), split="train") for clip in clips]
-    measured = {*settings.validation_speakers, *settings.test_speakers}
+    measured = settings.measured_speakers
     kept = [clip for clip in located if clip.path not in known and normalize_text(clip.speaker) not in measured]
     if len(kept) < len(clips):
         more_notes.append(

@@ -50,7 +50,7 @@ def _recordings(source: Path, settings: CorpusSettings, words: list[str], notes:
         raise UserError(f"corpus.other_speech: {source} doesn't exist; expected a CSV (path,text,speaker)")
     clips, rejected, _, _ = read_csv(source, settings)
     notes += [f"other_speech: {source}: {path} left out: {reason}" for path, reason in rejected]
-    measured = {*settings.validation_speakers, *settings.test_speakers}
+    measured = settings.measured_speakers
     for clip in clips:
         if clip.split == "train" and clip.speaker not in measured and not says_one_of(clip.text, words):
             yield source.parent / clip.path

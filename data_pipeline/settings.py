@@ -76,6 +76,11 @@ class CorpusSettings(Settings):
         """Samples of a fitted clip."""
         return round(self.clip_seconds * self.sample_rate)
 
+    @property
+    def measured_speakers(self) -> frozenset[str]:
+        """Those who are named to be measured on: no clip of theirs may train."""
+        return frozenset((*self.validation_speakers, *self.test_speakers))
+
     @model_validator(mode="after")
     def _check(self):
         if self.validation_share + self.test_share >= 1:
