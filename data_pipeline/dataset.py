@@ -50,26 +50,29 @@ def training_records(
 ) -> tf.data.Dataset:
     """Endless (step, serialised examples (batch_size,)) from `step` on; epoch e's order is a function of (seed, e).
 
-    `step` counts from the start of training. Clips that don't fill an epoch's last batch wait for another epoch.
+    `step` counts from the start of training. An epoch goes through the clips as often as its steps need; those that
+    don't fill its last batch wait for another epoch.
 
     Raises:
-        UserError: no training clips, a shard is damaged, or the steps need more clips than there are.
+        UserError: no training clips, or a shard is damaged.
     """
     files, clips, samples = _find_shards(shards, "train")
-    if steps_per_epoch * batch_size > clips:
-        raise UserError(
-            f"{steps_per_epoch} steps of {batch_size} clips an epoch need more than the {clips} train clips"
-        )
+    passes = -(-steps_per_epoch * batch_size // clips)
     files, block = tf.constant(files), max(batch_size, SHUFFLE_BYTES // (2 * samples))
 
-    def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
-        key = tf.stack([tf.cast(seed, tf.int64), epoch])
+    def shuffled_clips(number: tf.Tensor) -> tf.data.Dataset:
+        """All clips once, in an order of this pass's own."""
+        key = tf.stack([tf.cast(seed, tf.int64), number])
         records = tf.data.Dataset.from_tensor_slices(tf.random.experimental.stateless_shuffle(files, key)).interleave(
             tf.data.TFRecordDataset, cycle_length=8, block_length=8, num_parallel_calls=2, deterministic=True
         )
         blocks = records.batch(block).enumerate()
         blocks = blocks.map(lambda index, clips: tf.random.experimental.stateless_shuffle(clips, fold_in(key, index)))
-        batches = blocks.prefetch(1).unbatch().batch(batch_size, drop_remainder=True).take(steps_per_epoch)
+        return blocks.prefetch(1).unbatch()
+
+    def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
+        shuffled = tf.data.Dataset.range(epoch * passes, (epoch + 1) * passes).flat_map(shuffled_clips)
+        batches = shuffled.batch(batch_size, drop_remainder=True).take(steps_per_epoch)
         return batches.enumerate(epoch * steps_per_epoch)
 
     first_epoch, skipped = divmod(step, steps_per_epoch)

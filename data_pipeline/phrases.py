@@ -101,10 +101,11 @@ def plan_epoch(sizes: np.ndarray, seed: int, epoch: int, batch_size: int, steps:
     """Which phrases share a batch, int (steps, batch_size): those of about one size, in an order of the epoch's own.
 
     Args:
-        sizes: of all phrases, (phrases,), at least `steps * batch_size`.
+        sizes: of all phrases, (phrases,); if the batches need more, each comes more than once.
     """
     generator = np.random.default_rng((seed, epoch))
-    order = generator.permutation(len(sizes))[: steps * batch_size]
+    passes = -(-steps * batch_size // len(sizes))
+    order = np.concatenate([generator.permutation(len(sizes)) for _ in range(passes)])[: steps * batch_size]
     stretch = BATCHES_SORTED * batch_size
     parts = [order[start : start + stretch] for start in range(0, len(order), stretch)]
     sorted_parts = [part[np.argsort(sizes[part], kind="stable")] for part in parts]

@@ -80,6 +80,8 @@ class TrainingSettings(Settings):
     """With a CTC head, above 0: each phrase is heard twice in a step, augmented differently, and so much weight is on
     hearing both alike (0.2 is usual). A step takes about twice as long. The training loss has this part too."""
     epochs: Annotated[int, Field(ge=1)] = 40
+    min_epoch_steps: Annotated[int, Field(ge=1)] = 1
+    """An epoch has at least so many steps: it goes through few clips more than once."""
     batch_size: Annotated[int, Field(ge=1)] = 128
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
@@ -169,6 +171,7 @@ class ExportSettings(Settings):
     data: str = ""
     """What the model card calls the corpus; empty: its folder's name."""
     data_licence: str = ""
+    """The corpus's licence, for the model card."""
 
     def word_thresholds(self, labels: Sequence[str]) -> dict[str, float]:
         """The threshold of each word among a classifier's labels that has one.
@@ -191,8 +194,6 @@ class ExportSettings(Settings):
                 "train with corpus.unknown_share above 0"
             )
         return thresholds
-
-    """The corpus's licence, for the model card."""
 
 
 class SweepRange(Settings):

@@ -140,7 +140,7 @@ def plan_training(config: Config, strategy: tf.distribute.Strategy | None = None
         clips,
         left_out,
         tuple(counts["train", label].clips for label in labels),
-        clips["train"] // batch_size,
+        max(clips["train"] // batch_size, config.training.min_epoch_steps),
         model.count_params(),
         multiply_adds(model, front_end.frame_count(config.corpus.clip_samples)),
         describe_devices(strategy),

@@ -83,7 +83,7 @@ class TestTrainingRecords:
         assert first != second
         assert first != sorted(first, key=int)
 
-    @given(st.integers(0, 40), st.sampled_from([1, 5, 6]))
+    @given(st.integers(0, 40), st.sampled_from([1, 5, 6, 13]))
     @settings(max_examples=8, deadline=None)
     def test_a_start_at_any_step_is_as_if_the_steps_before_had_run(self, shards, step, steps_per_epoch):
         whole = read(shards, step + 4, steps_per_epoch=steps_per_epoch)
@@ -104,9 +104,12 @@ class TestTrainingRecords:
             assert block.tolist() != sorted(block)
         assert blocks[0].tolist() != blocks[1].tolist() != blocks[2].tolist()
 
-    def test_more_steps_than_clips(self, shards):
-        with pytest.raises(UserError, match="7 steps of 10 clips an epoch need more than the 63 train clips"):
-            read(shards, 1, steps_per_epoch=7)
+    def test_an_epoch_of_more_steps_goes_through_the_clips_again_and_again(self, shards):
+        steps = read(shards, 26, steps_per_epoch=13)
+        names = [list(chain(*(names for _, names in epoch))) for epoch in (steps[:13], steps[13:])]
+        passes = [part[start : start + 63] for part in names for start in (0, 63)]
+        assert all(len(set(part)) == 63 for part in passes)
+        assert len({tuple(part) for part in passes}) == 4
 
 
 class TestEvaluationBatches:

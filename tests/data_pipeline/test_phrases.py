@@ -120,6 +120,11 @@ class TestPlan:
         assert {len(numbers) for numbers in seen} == {10}
         assert set.union(*seen) == set(range(11))
 
+    def test_more_steps_than_phrases(self):
+        plan = plan_epoch(np.zeros(11), 0, 0, 5, 9)
+        assert plan.shape == (9, 5)
+        assert set(np.bincount(plan.ravel())) == {4, 5}
+
     def test_batches_are_not_in_the_order_of_their_sizes(self):
         means = plan_epoch(np.arange(64.0), 0, 0, 4, 16).mean(axis=1)
         assert (np.diff(means) > 0).any()
