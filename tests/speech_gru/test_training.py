@@ -536,13 +536,13 @@ class TestPlan:
         assert plan.gru
         assert plan.strategy is tf.distribute.get_strategy()
 
-    @pytest.mark.parametrize(("least", "steps"), [(8, 8), (9, 9), (20, 20)])
-    def test_few_clips_are_gone_through_again_for_an_epochs_steps(self, tiny_config, tmp_path, least, steps):
-        config = changed(tiny_config, "training", epochs=2, warmup_epochs=0, min_epoch_steps=least)
-        assert plan_training(config).steps_per_epoch == steps
+    def test_few_clips_are_gone_through_again_for_an_epochs_steps(self, tiny_config, tmp_path):
+        for least, steps in ((7, 8), (9, 9)):
+            config = changed(tiny_config, "training", epochs=2, warmup_epochs=0, min_epoch_steps=least)
+            assert plan_training(config).steps_per_epoch == steps
         ended = []
-        run(config, tmp_path / "run", At(2 * steps, ended.append))
-        assert ended == [2 * steps]
+        run(config, tmp_path / "run", At(18, ended.append))
+        assert ended == [18]
 
     def test_devices_that_cant_share_a_batch_evenly(self, tiny_config):
         strategy = SimpleNamespace(num_replicas_in_sync=3)
